@@ -1,0 +1,88 @@
+"""The replica state as named arrays: to a checkpoint's TensorFlow files and back, and its sha256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from distrain.errors import BadInput
+from distrain.gradients.running_mean import RunningMean
+from distrain.model.build import Trained
+
+PREFIX = "state"
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+class ReplicaState:
+    """All variables that make a replica, in three groups with fixed names.
+
+    `weights/...`: trainable weights and buffers; `optimizer/...`: its step count and slots; `gradient_mean/...`: the
+    running mean and its count.
+    """
+
+    def __init__(self, trained: Trained, running_mean: RunningMean | None) -> None:
+        groups = {
+            "weights": [(weight.path, weight.value) for weight in trained.model.weights],
+            "optimizer": [(variable.path, variable.value) for variable in trained.optimizer.variables],
+            "gradient_mean": [],
+        }
+        if running_mean is not None:
+            trainable = [weight.path for weight in trained.model.trainable_variables]
+            groups["gradient_mean"] = [
+                ("count", running_mean.count),
+                *zip(trainable, running_mean.means, strict=True),
+            ]
+        self.variables: dict[str, tf.Variable] = {
+            f"{group}/{number:04d}/{path}": variable
+            for group, members in groups.items()
+            for number, (path, variable) in enumerate(members)
+        }
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """A copy of the state on the host."""
+        return {name: variable.numpy() for name, variable in self.variables.items()}
+
+    def restore(self, folder: Path) -> None:
+        """Set all variables from a checkpoint's files.
+
+        Raises `BadInput` where names, shapes or types differ: the checkpoint is of another model.
+        """
+        reader = tf.train.load_checkpoint(str(folder / PREFIX))
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        for name, variable in self.variables.items():
+            if list(shapes.get(name, ())) != variable.shape.as_list() or types.get(name) != variable.dtype:
+                seen = f"{types[name].name} {shapes[name]}" if name in shapes else "no such variable"
+                raise BadInput(
+                    f"{folder}: '{name}': expected {variable.dtype.name} {variable.shape.as_list()}, got {seen}"
+                )
+        for name, variable in self.variables.items():
+            variable.assign(reader.get_tensor(name))
+
+
+def write(arrays: Arrays, folder: Path) -> None:
+    """Write arrays as TensorFlow checkpoint files. Raises `OSError` where that fails."""
+    names = list(arrays)
+    try:
+        tf.raw_ops.SaveV2(
+            prefix=str(folder / PREFIX),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.constant(arrays[name]) for name in names],
+        )
+    except tf.errors.OpError as error:
+        raise OSError(f"{folder}: cannot be written ({' '.join(error.message.split())})") from error
+
+
+def sha256(arrays: Arrays, group: str) -> str:
+    """A digest over names, types, shapes and bytes of one group's arrays, in their order."""
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        if name.startswith(group + "/"):
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""`distrain inspect RUN`: what a run has come to, read from its folder alone, without TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from distrain.checkpoint.store import find
+from distrain.errors import BadInput
+from distrain.log.folder import RunFolder, last_record
+
+HELP = "show what a run has come to"
+
+NOT_METRICS = ("kind", "step", "epoch", "position", "time")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print what the folder holds; returns the exit code."""
+    summary = summarise(arguments.run)
+    if arguments.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        _print(summary)
+    return 0
+
+
+def summarise(path: Path) -> dict[str, Any]:
+    """All that `inspect` tells, as JSON holds it. Raises `BadInput` where there is no run."""
+    folder = RunFolder(path)
+    if not folder.job.is_file():
+        raise BadInput(f"{path}: no run here, expected a folder with a job.yaml")
+    checkpoints = find(folder.checkpoints)
+    manifest = next((found.manifest for found in reversed(checkpoints) if found.manifest is not None), None)
+    summary: dict[str, Any] = {"run": str(path), "step": 0, "epoch": 0, "position": 0, "finished": False}
+    for name in ("world_size", "parameters", "weights_sha256", "optimizer_sha256", "gradient_mean_sha256"):
+        summary[name] = None if manifest is None else getattr(manifest, name)
+    if manifest is not None:
+        progress = manifest.progress
+        summary.update(step=progress.step, position=progress.position, skipped_steps=progress.skipped)
+        summary.update(epoch=manifest.epoch, finished=manifest.finished, versions=manifest.versions)
+    summary["checkpoints"] = [
+        {"step": found.step, "valid": found.valid, "why_not": found.why_not} for found in checkpoints
+    ]
+    step, validation = last_record(folder, "step"), last_record(folder, "validation")
+    summary["loss"] = None if step is None else step["loss"]
+    summary["validation"] = (
+        None if validation is None else {name: validation[name] for name in validation if name not in NOT_METRICS}
+    )
+    return summary
+
+
+def _print(summary: dict[str, Any]) -> None:
+    for name, value in summary.items():
+        if name == "checkpoints":
+            print("checkpoints")
+            for found in value:
+                print(f"  step {found['step']}: {'valid' if found['valid'] else found['why_not']}")
+        elif isinstance(value, dict):
+            shown = ", ".join(f"{key} {_rounded(item)}" for key, item in value.items())
+            print(f"{name.replace('_', ' '):22}{shown}")
+        else:
+            print(f"{name.replace('_', ' '):22}{_rounded(value)}")
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,97 @@
+"""`distrain train`: one worker of a run, in whatever world it was started; alone, a world of 1."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from distrain.errors import EXIT_FAILED, BadInput, RunEnds
+from distrain.job.load import digest, load_job
+from distrain.job.schema import Job
+from distrain.world.control import agree
+from distrain.world.start import Started, announced_rank, check_same, start
+
+HELP = "train a job: alone, or as one of the workers that a launcher started"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", type=Path, metavar="JOB.yaml", help="the job file")
+    parser.add_argument(
+        "-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="set a key of the job"
+    )
+    parser.add_argument("--run-dir", type=Path, help="the run's folder; runs/NAME, by the job's name, where left out")
+    parser.add_argument("--fresh", action="store_true", help="begin anew: an old run in the folder is moved aside")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    job, error = _loaded(arguments)
+    started = None
+    try:
+        started = start(os.environ)
+        if job is not None:
+            error = _settled(job, started)
+        agree(started.control, error)
+        assert job is not None
+        check_same(started, digest(job))
+        code = _train(job, arguments, started)
+        started.close()
+        return code
+    except RunEnds as ending:
+        rank = announced_rank(os.environ)
+        if rank == 0 or not ending.agreed:
+            where = "" if ending.agreed or rank == 0 else f"rank {rank}: "
+            print(f"distrain: {where}{ending}", file=sys.stderr, flush=True)
+        if started is not None and ending.agreed:
+            started.close()
+            return ending.exit_code
+        _end_at_once(ending.exit_code)
+    except Exception:
+        # Not swallowed: told, with its traceback, and the process ends. Horovod's and MPI's own shutdown would wait for
+        # ranks that wait for this one.
+        traceback.print_exc()
+        print(f"distrain: rank {announced_rank(os.environ)}: {sys.exc_info()[1]!r}", file=sys.stderr)
+        _end_at_once(EXIT_FAILED)
+
+
+def _loaded(arguments: argparse.Namespace) -> tuple[Job | None, BadInput | None]:
+    """The job, or what is wrong with it: the other ranks must hear of that before this one ends."""
+    try:
+        return load_job(arguments.job, arguments.overrides), None
+    except BadInput as error:
+        return None, error
+
+
+def _settled(job: Job, started: Started) -> BadInput | None:
+    """Settle devices and threads, which must come before the first exchange; returns what is wrong with them."""
+    from distrain.world.devices import prepare
+
+    try:
+        prepare(started.world, threads=job.parallel.threads, deterministic=job.parallel.deterministic)
+    except BadInput as error:
+        return error
+    return None
+
+
+def _train(job: Job, arguments: argparse.Namespace, started: Started) -> int:
+    # Imported here, since it brings in TensorFlow: a wrong job is refused without it.
+    from distrain.train.opening import Request
+    from distrain.train.run import run
+    from distrain.train.stop import StopRequest
+
+    stop = StopRequest()
+    stop.listen()
+    return run(Request(job, arguments.run_dir or Path("runs") / job.name, arguments.fresh), started, stop)
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End this process without waiting for anybody."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

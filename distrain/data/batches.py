@@ -1,0 +1,103 @@
+"""A rank's share of each global batch, read ahead of the step by threads."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from distrain.data.order import Batch, batch_at, drawn
+from distrain.data.provider import FloatArray, LabelArray
+from distrain.data.select import Source
+from distrain.errors import BadInput
+from distrain.world.topology import World
+
+READ_AHEAD = 3
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fixes the order of the examples, beside the world: see design of `data.order`."""
+
+    seed: int
+    batch_size: int
+    remainder: str
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """One rank's part of a global batch.
+
+    `images` [b, h, w, c], `labels` [b, ...] and `weights` [b] (all 1). A rank without a share gets b = 1 with an empty
+    picture of weight 0, so that it takes part in the step all the same. So does one whose examples could not be read;
+    `error` then says why.
+    """
+
+    batch: Batch
+    indices: list[int]
+    images: FloatArray
+    labels: LabelArray
+    weights: npt.NDArray[np.float32]
+    error: BadInput | None = None
+
+
+class Batches:
+    """This rank's batches from a position on, without end. Close it when done."""
+
+    def __init__(self, source: Source, plan: Plan, world: World, position: int) -> None:
+        self._source = source
+        self._plan = plan
+        self._world = world
+        self._position = position
+        self._pending: deque[Future[LocalBatch]] = deque()
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="read")
+        self.waited = 0.0
+
+    def next(self) -> LocalBatch:
+        """The next batch; `waited` then holds the seconds that it was not ready for."""
+        self._read_ahead()
+        started = time.perf_counter()
+        local = self._pending.popleft().result()
+        self.waited = time.perf_counter() - started
+        self._read_ahead()
+        return local
+
+    def close(self) -> None:
+        """End the threads; what was read ahead is dropped."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _read_ahead(self) -> None:
+        while len(self._pending) < READ_AHEAD:
+            batch = batch_at(
+                self._position,
+                examples=len(self._source),
+                batch_size=self._plan.batch_size,
+                remainder=self._plan.remainder,
+            )
+            self._position = batch.stop
+            self._pending.append(self._executor.submit(self._read, batch))
+
+    def _read(self, batch: Batch) -> LocalBatch:
+        examples = len(self._source)
+        indices = drawn(batch, rank=self._world.rank, size=self._world.size, examples=examples, seed=self._plan.seed)
+        if not indices:
+            return self._empty(batch, [], None)
+        epoch = batch.start // examples
+        try:
+            read = [self._source.read(index, epoch) for index in indices]
+        except BadInput as error:
+            return self._empty(batch, indices, error)
+        images = np.stack([example.image for example in read])
+        labels = np.stack([example.label for example in read])
+        return LocalBatch(batch, indices, images, labels, np.ones(len(read), np.float32))
+
+    def _empty(self, batch: Batch, indices: list[int], error: BadInput | None) -> LocalBatch:
+        spec = self._source.spec
+        images = np.zeros((1, *spec.image_shape), np.float32)
+        labels = np.zeros((1, *spec.label_shape), np.int32)
+        return LocalBatch(batch, indices, images, labels, np.zeros(1, np.float32), error)

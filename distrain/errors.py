@@ -1,0 +1,39 @@
+"""The ways in which a run may end before its last step, and their exit codes.
+
+Users meet these as one line on standard error. `BadInput` is a `ValueError`, so that code which uses distrain as a
+library can treat it as one.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_DIVERGED = 3
+EXIT_STOPPED = 75
+
+
+class RunEnds(Exception):
+    """What ends a run. `agreed` is True where all ranks raise it alike, so that one of them speaks for all."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, *, agreed: bool = False) -> None:
+        super().__init__(message)
+        self.agreed = agreed
+
+
+class BadInput(RunEnds, ValueError):
+    """Something that the user gave cannot be used: says which file or key, what was seen and what was expected."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class Diverged(RunEnds):
+    """Loss or gradients stayed non-finite for `train.max_bad_steps` steps in a row."""
+
+    exit_code = EXIT_DIVERGED
+
+
+class RunFailed(RunEnds):
+    """The run cannot go on: a file cannot be written, or the ranks no longer hold the same replica state."""

@@ -1,0 +1,221 @@
+"""From a job file and `-o KEY=VALUE` to a checked `Job`; every mistake ends in one line that names the key."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from distrain.errors import BadInput
+from distrain.job import schema
+from distrain.job.schema import CUSTOM, Job
+
+ALTERNATIVES: dict[str, dict[str, type[BaseModel]]] = {
+    "data.train": {
+        "circles": schema.Circles,
+        "image_pairs": schema.ImagePairs,
+        CUSTOM: schema.CustomProvider,
+    },
+    "model": {"unet": schema.UNet, "application": schema.Application, CUSTOM: schema.CustomModel},
+    "loss": {"cross_entropy": schema.CrossEntropy, "dice": schema.Dice, CUSTOM: schema.CustomLoss},
+    "optimizer": {"momentum": schema.Momentum, "adam": schema.Adam, CUSTOM: schema.CustomOptimizer},
+}
+ALTERNATIVES["data.validation"] = ALTERNATIVES["data.train"]
+
+# What may differ between a run and its continuation: how long, how often, what is written and how workers are watched.
+# Nothing of it changes a weight.
+FREE_ON_RESUME = ("name", "train.epochs", "train.steps", "checkpoint", "log", "parallel")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads `1e-3` as a number (YAML 1.2 does, PyYAML does not) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(self.construct_object(key_node, deep=True))
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
+    """Read and check a job file, `overrides` being `KEY=VALUE` with dotted keys and YAML values.
+
+    Raises `BadInput` naming the file and the key.
+    """
+    raw = read_yaml(path)
+    for override in overrides:
+        _apply(raw, override)
+    return check_job(raw, source=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises `BadInput` where there is no such file or no mapping in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadInput(f"{path}: cannot be read ({reason}), expected a job file") from error
+    value = _parse(text, source=str(path))
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: expected a mapping of keys, got {_shown(value)}")
+    return {str(key): item for key, item in value.items()}
+
+
+def check_job(raw: dict[str, Any], *, source: str) -> Job:
+    """The typed job of a mapping. Raises `BadInput` for its first mistake."""
+    try:
+        return Job.model_validate(raw)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {_explain(error.errors()[0])}") from None
+
+
+def resolved(job: Job) -> dict[str, Any]:
+    """The job with every default filled in, as plain values that JSON and YAML can hold."""
+    value = job.model_dump(mode="json")
+    assert isinstance(value, dict)
+    return value
+
+
+def digest(job: Job) -> str:
+    """A sha256 of the resolved job: equal exactly where two jobs mean the same."""
+    return hashlib.sha256(json.dumps(resolved(job), sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Each key in which two resolved jobs differ, as `key: old -> new`."""
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    keys = sorted(before.keys() | after.keys())
+    missing = "(unset)"
+    return [
+        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+
+
+def conflicts(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The differences that make `new` another job, not a continuation of `old`."""
+
+    def free(line: str) -> bool:
+        key = line.split(":", 1)[0]
+        return any(key == prefix or key.startswith(prefix + ".") for prefix in FREE_ON_RESUME)
+
+    return [line for line in differences(old, new) if not free(line)]
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _parse(text: str, *, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise BadInput(f"{source}{where}: not valid YAML ({error.problem or error.context})") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{source}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set one dotted key. Where a section's alternative changes, its old options stay and are checked like any."""
+    key, sign, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not sign or not all(parts):
+        raise BadInput(f"-o {override}: expected KEY=VALUE, such as -o train.batch_size=8")
+    node = raw
+    for depth, part in enumerate(parts[:-1]):
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise BadInput(f"-o {override}: '{'.'.join(parts[: depth + 1])}' holds {_shown(child)}, not a section")
+        node = child
+    node[parts[-1]] = _parse(text, source=f"-o {override}")
+
+
+def _explain(error: ErrorDetails) -> str:
+    key, owner = _locate(error["loc"])
+    seen = _shown(error["input"])
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key '{key}'{_nearest(key.rsplit('.', 1)[-1], list(owner.model_fields) if owner else [])}"
+    if kind == "missing":
+        return f"'{key}' is missing"
+    if kind == "union_tag_invalid":
+        context = error["ctx"]
+        section = ALTERNATIVES[key]
+        names = [name for name in section if name != CUSTOM]
+        chooser = "provider" if key.startswith("data") else "name"
+        if context["tag"] == "None":
+            return f"'{key}.{chooser}' is missing, expected one of {', '.join(names)} or {CUSTOM}"
+        return f"'{key}.{chooser}' is '{context['tag']}'{_nearest(str(context['tag']), names)} or {CUSTOM}"
+    if kind == "value_error":
+        reason = str(error["ctx"]["error"])
+        field, colon, rest = reason.partition(": ")
+        if colon and owner is not None and field in owner.model_fields:
+            return f"'{key}.{field}': {rest}"
+        return f"'{key}': {reason}" + ("" if "got" in reason or isinstance(error["input"], dict) else f", got {seen}")
+    if kind == "string_pattern_mismatch":
+        return f"'{key}': expected letters, digits, '.', '_' and '-', beginning with a letter or digit, got {seen}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"'{key}': expected a section of keys, got {seen}"
+    message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"'{key}': expected {message}, got {seen}"
+
+
+def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
+    """The dotted key of an error, without pydantic's own tags, and the section that owns the key."""
+    key = ""
+    owner: type[BaseModel] | None = Job
+    tagged = ""
+    for depth, part in enumerate(loc):
+        if key in ALTERNATIVES and key != tagged:
+            tagged = key
+            owner = ALTERNATIVES[key].get(str(part))
+            continue
+        last = depth == len(loc) - 1
+        if not last and owner is not None:
+            field = owner.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+            owner = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        key = f"{key}.{part}" if key else str(part)
+        if last and isinstance(part, str) and owner is not None and part in owner.model_fields:
+            annotation = owner.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                owner = annotation
+    return key, owner
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
+    if near:
+        return f", did you mean '{near[0]}'? Expected one of {', '.join(valid)}"
+    return f", expected one of {', '.join(valid)}" if valid else ""
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = " ".join(text.split())
+    return f"'{text[:77]}...'" if len(text) > 80 else f"'{text}'"

@@ -1,0 +1,309 @@
+"""The job file's keys: types, defaults and a sentence for each, in one place.
+
+Everything is frozen and refuses unknown keys; a run never changes its job. No TensorFlow here: a job is checked before
+anything expensive starts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from distrain.job.duration import Duration
+
+CUSTOM = "package.module:factory"
+
+
+class Section(BaseModel):
+    """What all parts of a job file have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Custom(Section):
+    """A user's own factory; every key beside the name is passed to it as a keyword argument."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, protected_namespaces=())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _chosen(key: str, default: str | None = None) -> Discriminator:
+    """Choose among alternatives by `key`: a built-in's name, or anything with a colon for a user's own."""
+
+    def tag(value: Any) -> str:
+        name = value.get(key, default) if isinstance(value, dict) else getattr(value, key, default)
+        return CUSTOM if isinstance(name, str) and ":" in name else str(name)
+
+    return Discriminator(tag)
+
+
+# YAML and JSON write a list where a frozen job holds a tuple.
+_Listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+
+
+# ---- data
+
+
+class Circles(Section):
+    """Discs under noise, made from (seed, index): no files needed."""
+
+    provider: Literal["circles"]
+    examples: int = Field(512, ge=1, description="Number of examples.")
+    size: int = Field(172, ge=8, description="Height and width of an image, in pixels.")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the images; the job's own where left out.")
+    discs: int = Field(10, ge=0, description="Discs in an image.")
+    radius: Annotated[tuple[int, int], _Listed] = Field((5, 25), description="Smallest and largest radius, in pixels.")
+    border: int = Field(20, ge=0, description="Least distance of a disc's centre from the edge, in pixels.")
+    noise: float = Field(20.0, ge=0, description="Standard deviation of the noise, in grey levels of 0 to 255.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not 1 <= self.radius[0] <= self.radius[1]:
+            raise ValueError(f"radius: expected 1 <= smallest <= largest, got {list(self.radius)}")
+        if 2 * self.border >= self.size:
+            raise ValueError(f"border: expected less than half of size {self.size}, got {self.border}")
+        return self
+
+
+Paths = Annotated[str | tuple[str, ...], _Listed]
+
+
+class ImagePairs(Section):
+    """Image files and label files, paired by sorted order or by name."""
+
+    provider: Literal["image_pairs"]
+    images: Paths = Field(description="Images: a folder, a glob, a file, or a list of these.")
+    labels: Paths = Field(description="Labels, in the same way.")
+    pair_by: Literal["order", "name"] = Field("order", description="Pair by sorted order, or by the files' stems.")
+    classes: int = Field(2, ge=2, description="Number of classes.")
+    label_values: Annotated[tuple[int, ...] | None, _Listed] = Field(
+        None, description="Label values in the order of their classes; 0, 1, ... where left out."
+    )
+    value_range: Annotated[tuple[float, float] | None, _Listed] = Field(
+        None, description="Clip grey values to this range before they are scaled to 0..1."
+    )
+    crop: Annotated[tuple[int, int] | None, _Listed] = Field(
+        None, description="Height and width of a crop: random in training, central in validation."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.label_values is not None and len(set(self.label_values)) != self.classes:
+            raise ValueError(f"label_values: expected {self.classes} different values, got {list(self.label_values)}")
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range: expected lowest < highest, got {list(self.value_range)}")
+        if self.crop is not None and min(self.crop) < 1:
+            raise ValueError(f"crop: expected two positive numbers, got {list(self.crop)}")
+        return self
+
+
+class CustomProvider(Custom):
+    """A user's own provider."""
+
+    provider: str = Field(description=f"`{CUSTOM}`, called with the other keys; returns a provider.")
+
+
+ProviderChoice = Annotated[
+    Annotated[Circles, Tag("circles")]
+    | Annotated[ImagePairs, Tag("image_pairs")]
+    | Annotated[CustomProvider, Tag(CUSTOM)],
+    _chosen("provider"),
+]
+
+
+class Data(Section):
+    """Where examples come from."""
+
+    train: ProviderChoice = Field(description="Examples to train on.")
+    validation: ProviderChoice | None = Field(None, description="Examples to validate on after each epoch, if any.")
+
+
+# ---- model, loss, optimizer
+
+
+class UNet(Section):
+    """The U-Net of 2015 with valid convolutions: the output is smaller than the input, labels are cropped to it."""
+
+    name: Literal["unet"] = "unet"
+    layers: int = Field(3, ge=1, le=8, description="Resolutions, the lowest included.")
+    features: int = Field(16, ge=1, description="Features of the first resolution; they double with each.")
+    kernel: int = Field(3, ge=1, description="Height and width of the convolutions.")
+    pool: int = Field(2, ge=2, description="Height and width of the max pooling and of the transposed convolutions.")
+    keep_probability: float = Field(0.75, gt=0, le=1, description="Share of activations that dropout keeps.")
+    padding: Literal["valid", "same"] = Field("valid", description="Padding of the convolutions.")
+    channels: int | None = Field(None, ge=1, description="Channels of the images, where you want them checked.")
+    classes: int | None = Field(None, ge=2, description="Number of classes, where you want it checked.")
+
+
+class Application(Section):
+    """An image classifier of `keras.applications`."""
+
+    name: Literal["application"]
+    architecture: str = Field(description="Its name there, such as MobileNetV2 or ResNet50.")
+    weights: str | None = Field(None, description="Path of weights to start from; random where left out.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the architecture.")
+
+
+class CustomModel(Custom):
+    """A user's own model."""
+
+    name: str = Field(description=f"`{CUSTOM}`, called with the data's spec and the other keys; returns a Keras model.")
+
+
+ModelChoice = Annotated[
+    Annotated[UNet, Tag("unet")] | Annotated[Application, Tag("application")] | Annotated[CustomModel, Tag(CUSTOM)],
+    _chosen("name", default="unet"),
+]
+
+
+class CrossEntropy(Section):
+    """Cross-entropy of the softmax, averaged over an example's pixels."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    class_weights: Annotated[tuple[float, ...] | None, _Listed] = Field(None, description="A factor for each class.")
+    l2: float = Field(0.0, ge=0, description="Factor of the sum of squares of all kernels, halved, added to the loss.")
+
+
+class Dice(Section):
+    """1 minus the soft Dice coefficient of an example over all classes."""
+
+    name: Literal["dice"]
+    l2: float = Field(0.0, ge=0, description="As for cross_entropy.")
+
+
+class CustomLoss(Custom):
+    """A user's own loss."""
+
+    name: str = Field(description=f"`{CUSTOM}`, called with the other keys; returns f(labels, logits) -> [batch].")
+
+
+LossChoice = Annotated[
+    Annotated[CrossEntropy, Tag("cross_entropy")] | Annotated[Dice, Tag("dice")] | Annotated[CustomLoss, Tag(CUSTOM)],
+    _chosen("name", default="cross_entropy"),
+]
+
+
+class Decaying(Section):
+    """Learning rate with a staircase exponential decay: `learning_rate * decay_rate ** (steps // decay_every)`."""
+
+    decay_rate: float = Field(1.0, gt=0, description="Factor of the learning rate at each stair; 1 is no decay.")
+    decay_every: Duration = Field(Duration(1, "epoch"), description="Length of a stair.")
+
+    @field_validator("decay_every")
+    @classmethod
+    def _counted(cls, value: Duration) -> Duration:
+        if value.timed:
+            raise ValueError(f"expected steps, epochs or examples, got '{value}'")
+        return value
+
+
+class Momentum(Decaying):
+    """Gradient descent with momentum."""
+
+    name: Literal["momentum"] = "momentum"
+    learning_rate: float = Field(0.2, gt=0, description="Learning rate of the first stair.")
+    momentum: float = Field(0.2, ge=0, lt=1, description="Share of the last update that is added to the next.")
+    nesterov: bool = Field(False, description="Nesterov's form.")
+
+
+class Adam(Decaying):
+    """Adam."""
+
+    name: Literal["adam"]
+    learning_rate: float = Field(0.001, gt=0, description="Learning rate of the first stair.")
+    beta_1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta_2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment.")
+    epsilon: float = Field(1e-7, gt=0, description="Added to the denominator.")
+
+
+class CustomOptimizer(Custom):
+    """A user's own optimizer."""
+
+    name: str = Field(description=f"`{CUSTOM}`, called with the other keys; returns a Keras optimizer.")
+
+
+OptimizerChoice = Annotated[
+    Annotated[Momentum, Tag("momentum")] | Annotated[Adam, Tag("adam")] | Annotated[CustomOptimizer, Tag(CUSTOM)],
+    _chosen("name", default="momentum"),
+]
+
+
+# ---- the run
+
+
+class Train(Section):
+    """Length and form of the training."""
+
+    batch_size: int | None = Field(None, ge=1, description="Examples of a step over all workers together; 8 if unset.")
+    batch_size_per_worker: int | None = Field(None, ge=1, description="The other spelling: times the workers.")
+    epochs: int | None = Field(None, ge=1, description="Passes over the examples; 10 where steps is unset too.")
+    steps: int | None = Field(None, ge=1, description="Or: optimizer steps.")
+    remainder: Literal["keep", "drop"] = Field("keep", description="The smaller last batch of an epoch.")
+    precision: Literal["float32", "float64"] = Field("float32", description="Of weights and arithmetic.")
+    accumulate: int = Field(1, ge=1, description="Micro-batches that a worker's share of a step is split into.")
+    clip_norm: float | None = Field(None, gt=0, description="Clip the gradient to this global norm.")
+    max_bad_steps: int = Field(3, ge=1, description="Non-finite steps in a row that end the run.")
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> Self:
+        if self.batch_size is not None and self.batch_size_per_worker is not None:
+            raise ValueError("expected batch_size or batch_size_per_worker, got both")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("expected epochs or steps, got both")
+        return self
+
+
+class Gradients(Section):
+    """The running mean of the gradients and its norms."""
+
+    enabled: bool = Field(True, description="Keep them; `gradients: off` is short for false.")
+    every: int = Field(1, ge=1, description="Report the norms at each so many steps.")
+
+
+class Checkpoint(Section):
+    """Saving the run, to go on from there."""
+
+    every: Duration = Field(Duration(1, "epoch"), description="How often.")
+    keep: int = Field(3, ge=1, description="How many of the newest to keep.")
+
+
+class Log(Section):
+    """What rank 0 writes down."""
+
+    every: Duration = Field(Duration(1, "step"), description="How often a step is recorded.")
+    examples: bool = Field(False, description="Record which examples each rank drew, at each step.")
+    tensorboard: bool = Field(True, description="Write TensorBoard events.")
+    predictions: int = Field(4, ge=0, description="Validation examples to draw a prediction of at each epoch.")
+
+
+class Parallel(Section):
+    """How workers share the machine and watch each other."""
+
+    verify_every: int = Field(100, ge=1, description="Steps between two proofs that all ranks hold the same bits.")
+    threads: int | None = Field(None, ge=1, description="Threads of a worker; its share of the host's cores if unset.")
+    deterministic: bool = Field(False, description="Deterministic operations on GPUs, slower; CPUs are so anyway.")
+
+
+class Job(Section):
+    """A whole job file."""
+
+    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order of examples and dropout.")
+    data: Data = Field(description="Where examples come from.")
+    model: ModelChoice = Field(default_factory=UNet, description="What is trained.")
+    loss: LossChoice = Field(default_factory=CrossEntropy, description="What it is trained for.")
+    optimizer: OptimizerChoice = Field(default_factory=Momentum, description="How it is trained.")
+    train: Train = Field(default_factory=Train, description="Length and form of the training.")
+    gradients: Gradients = Field(default_factory=Gradients, description="Running mean of the gradients.")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="Saving.")
+    log: Log = Field(default_factory=Log, description="What is written down.")
+    parallel: Parallel = Field(default_factory=Parallel, description="Workers.")
+
+    @field_validator("gradients", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return {"enabled": value} if isinstance(value, bool) else value

@@ -1,0 +1,115 @@
+"""A run's folder: who may use it, what job it is of, and where things are in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from distrain.errors import BadInput
+from distrain.job.load import conflicts, differences, read_yaml
+from distrain.log.records import read
+
+LOCK = ".lock"
+
+
+class RunFolder:
+    """Paths under a run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.job = path / "job.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.events = path / "events"
+        self.predictions = path / "predictions"
+        self.checkpoints = path / "checkpoints"
+
+    def examples(self, rank: int) -> Path:
+        return self.path / "examples" / f"rank_{rank}.jsonl"
+
+
+def move_aside(path: Path) -> Path | None:
+    """Rename an existing run's folder to a free name beside it, which is returned; nothing is deleted.
+
+    Raises `BadInput` where a run is using it.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    if path.is_dir():
+        with _locked(path):
+            pass
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        aside = path.with_name(f"{path.name}.{stamp}" + (f"-{number}" if number > 1 else ""))
+        if not aside.exists():
+            path.rename(aside)
+            return aside
+    raise BadInput(f"{path}: no free name to move it aside to")
+
+
+def claim(path: Path) -> IO[str]:
+    """Make the folder where it is not there, and hold it until the returned file is closed or the process ends.
+
+    Raises `BadInput` where it cannot be made or written, or another run holds it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be made ({error.strerror}), expected a folder for the run") from error
+    return _locked(path)
+
+
+def _locked(path: Path) -> IO[str]:
+    try:
+        file = (path / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}), expected a folder for the run") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise BadInput(f"{path}: another run is using it, expected a folder of its own") from error
+    return file
+
+
+def check_job(folder: RunFolder, job: dict[str, Any]) -> list[str]:
+    """The differences between the folder's job and this one, none of which makes it another job.
+
+    Raises `BadInput` naming those that do, or where the folder holds something else than a run.
+    """
+    if not folder.job.exists():
+        others = sorted(name for name in os.listdir(folder.path) if name != LOCK)
+        if others:
+            raise BadInput(
+                f"{folder.path}: holds '{others[0]}' but no job.yaml, expected a run's folder or an empty one"
+            )
+        return []
+    old = read_yaml(folder.job)
+    different = conflicts(old, job)
+    if different:
+        raise BadInput(
+            f"{folder.path}: holds a run of another job ({'; '.join(different)}); "
+            "give another --run-dir, or --fresh to move the old run aside"
+        )
+    return differences(old, job)
+
+
+def write_job(folder: RunFolder, job: dict[str, Any], versions: dict[str, str]) -> None:
+    """Write the resolved job, with the versions as comments so that the file is a job file itself."""
+    heading = "".join(f"# {name}: {version}\n" for name, version in versions.items())
+    temporary = folder.job.with_name("tmp_job.yaml")
+    temporary.write_text(heading + yaml.safe_dump(job, sort_keys=False), encoding="utf-8")
+    temporary.replace(folder.job)
+
+
+def last_record(folder: RunFolder, kind: str) -> dict[str, Any] | None:
+    """The newest record of a kind."""
+    found = None
+    for record in read(folder.metrics):
+        if record["kind"] == kind:
+            found = record
+    return found

@@ -1,0 +1,53 @@
+"""TensorBoard's view of a run: scalars and histograms under stable names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.core.util import event_pb2
+
+
+class EventLog:
+    """Writes TensorBoard events under a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write each value under its name."""
+        with self._writer.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def histogram(self, step: int, name: str, values: npt.NDArray[np.floating]) -> None:
+        """Write the distribution of values [n]."""
+        with self._writer.as_default(step):
+            tf.summary.histogram(name, values)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def cut(folder: Path, step: int) -> None:
+    """Remove the events after `step`, so that a run that goes on from there draws one line, not two."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        records: list[bytes] = []
+        try:
+            records.extend(record.numpy() for record in tf.data.TFRecordDataset(str(path)))
+        except tf.errors.DataLossError:
+            # A kill can leave the last event unfinished: it is after the checkpoint, and goes.
+            pass
+        kept = [record for record in records if event_pb2.Event.FromString(record).step <= step]
+        if len(kept) < len(records):
+            temporary = path.with_name("tmp_" + path.name)
+            with tf.io.TFRecordWriter(str(temporary)) as writer:
+                for record in kept:
+                    writer.write(record)
+            temporary.replace(path)

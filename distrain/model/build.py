@@ -1,0 +1,151 @@
+"""From the job's `model`, `loss` and `optimizer` to the Keras and TensorFlow objects they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from distrain.data.order import mix
+from distrain.data.provider import ExampleSpec
+from distrain.errors import BadInput
+from distrain.factory import call_factory
+from distrain.job.schema import (
+    Adam,
+    Application,
+    CrossEntropy,
+    CustomLoss,
+    CustomModel,
+    CustomOptimizer,
+    Decaying,
+    Dice,
+    Job,
+    LossChoice,
+    ModelChoice,
+    Momentum,
+    OptimizerChoice,
+    UNet,
+)
+from distrain.model.losses import Loss, cross_entropy, dice
+from distrain.model.unet import build_unet
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained: the model, its loss per example, the factor of its kernels' squares, and the optimizer."""
+
+    model: keras.Model
+    loss: Loss
+    l2: float
+    optimizer: keras.optimizers.Optimizer
+
+    def trainable(self) -> list[tf.Variable]:
+        """The trainable weights as TensorFlow's variables, in the model's order."""
+        return [weight.value for weight in self.model.trainable_variables]
+
+    def buffers(self) -> list[tf.Variable]:
+        """Weights that the forward pass updates, such as the moving averages of batch normalisation."""
+        return [weight.value for weight in self.model.non_trainable_weights]
+
+    def random_states(self) -> list[tf.Variable]:
+        """The states [2] of the model's random generators, which the step sets; they are no part of the weights."""
+        weights = {id(weight) for weight in self.model.weights}
+        others = [variable for variable in self.model.variables if id(variable) not in weights]
+        return [variable.value for variable in others if variable.path.endswith("seed_generator_state")]
+
+    def kernels(self) -> list[tf.Variable]:
+        """What L2 acts on: all trainable weights of two dimensions and more, so no biases."""
+        return [variable for variable in self.trainable() if variable.shape.rank >= 2]
+
+
+def build(job: Job, spec: ExampleSpec, *, batch_size: int, epoch_steps: int) -> Trained:
+    """Build what the job names for examples of `spec`. Raises `BadInput` naming the key that does not fit."""
+    keras.config.set_floatx(job.train.precision)
+    keras.config.set_dtype_policy(job.train.precision)
+    keras.utils.set_random_seed(mix(job.seed) % 2**31)
+    model = _model(job.model, spec, seed=mix(job.seed) % 2**31)
+    _check_output(model, spec)
+    loss, l2 = _loss(job.loss, spec)
+    optimizer = _optimizer(job.optimizer, batch_size=batch_size, epoch_steps=epoch_steps)
+    optimizer.build(model.trainable_variables)
+    return Trained(model, loss, l2, optimizer)
+
+
+def _model(options: ModelChoice, spec: ExampleSpec, *, seed: int) -> keras.Model:
+    if isinstance(options, CustomModel):
+        model = call_factory(options.name, options.options, spec, key="model")
+        if not isinstance(model, keras.Model):
+            raise BadInput(f"'model': {options.name} returned {type(model).__name__}, expected a keras.Model")
+        return model
+    if isinstance(options, Application):
+        return _application(options, spec)
+    assert isinstance(options, UNet)
+    for key, wanted, have in (
+        ("channels", options.channels, spec.image_shape[2]),
+        ("classes", options.classes, spec.classes),
+    ):
+        if wanted not in (None, have):
+            raise BadInput(f"'model.{key}' is {wanted}, but the data has {have}")
+    return build_unet(options, channels=spec.image_shape[2], classes=spec.classes, seed=seed)
+
+
+def _application(options: Application, spec: ExampleSpec) -> keras.Model:
+    architecture = getattr(keras.applications, options.architecture, None)
+    if architecture is None or not options.architecture[:1].isupper():
+        names = sorted(name for name in dir(keras.applications) if name[:1].isupper())
+        raise BadInput(f"'model.architecture' is '{options.architecture}', expected one of {', '.join(names)}")
+    arguments = {"classifier_activation": None, **options.options}
+    try:
+        return architecture(input_shape=spec.image_shape, classes=spec.classes, weights=options.weights, **arguments)
+    except (TypeError, ValueError, OSError) as error:
+        raise BadInput(f"'model': {options.architecture}: {' '.join(str(error).split())}") from error
+
+
+def _check_output(model: keras.Model, spec: ExampleSpec) -> None:
+    """Refuse a model whose output cannot be compared with the labels."""
+    height, width, channels = spec.image_shape
+    try:
+        shape = tuple(model.compute_output_shape((1, height, width, channels)))
+    except ValueError as error:
+        raise BadInput(f"'model': does not take images of {height} x {width} x {channels} ({error})") from error
+    if len(shape) != len(spec.label_shape) + 2 or shape[-1] != spec.classes:
+        expected = "[batch, height, width, classes]" if spec.segmentation else "[batch, classes]"
+        raise BadInput(f"'model': gives {list(shape)}, expected {expected} with {spec.classes} classes")
+    if any(size is not None and size < 1 for size in shape[1:]):
+        raise BadInput(f"'model': images of {height} x {width} are too small for it, nothing is left of them")
+
+
+def _loss(options: LossChoice, spec: ExampleSpec) -> tuple[Loss, float]:
+    if isinstance(options, CustomLoss):
+        loss: Loss = call_factory(options.name, options.options, key="loss")
+        return loss, 0.0
+    if isinstance(options, Dice):
+        return dice(), options.l2
+    assert isinstance(options, CrossEntropy)
+    weights = options.class_weights
+    if weights is not None and len(weights) != spec.classes:
+        raise BadInput(f"'loss.class_weights': expected {spec.classes} numbers, one a class, got {len(weights)}")
+    return cross_entropy(weights), options.l2
+
+
+def _optimizer(options: OptimizerChoice, *, batch_size: int, epoch_steps: int) -> keras.optimizers.Optimizer:
+    if isinstance(options, CustomOptimizer):
+        optimizer = call_factory(options.name, options.options, key="optimizer")
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            kind = type(optimizer).__name__
+            raise BadInput(f"'optimizer': {options.name} returned {kind}, expected a keras.optimizers.Optimizer")
+        return optimizer
+    rate = _learning_rate(options, options.learning_rate, batch_size=batch_size, epoch_steps=epoch_steps)
+    if isinstance(options, Adam):
+        return keras.optimizers.Adam(rate, options.beta_1, options.beta_2, options.epsilon)
+    assert isinstance(options, Momentum)
+    return keras.optimizers.SGD(rate, momentum=options.momentum, nesterov=options.nesterov)
+
+
+def _learning_rate(options: Decaying, first: float, *, batch_size: int, epoch_steps: int) -> Any:
+    if options.decay_rate == 1:
+        return first
+    stair = options.decay_every.steps(batch_size=batch_size, epoch_steps=epoch_steps)
+    return keras.optimizers.schedules.ExponentialDecay(first, stair, options.decay_rate, staircase=True)

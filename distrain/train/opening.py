@@ -1,0 +1,74 @@
+"""Opening a run's folder: rank 0's part of the start, by which a run begins or goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from distrain.checkpoint.saver import Saver
+from distrain.checkpoint.store import Found, Progress
+from distrain.errors import BadInput
+from distrain.job.load import resolved
+from distrain.job.schema import Job
+from distrain.log import tensorboard
+from distrain.log.folder import RunFolder, check_job, claim, move_aside, write_job
+from distrain.log.records import cut
+from distrain.world.versions import versions
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for: a job, in a folder, from the beginning where `fresh`."""
+
+    job: Job
+    run_dir: Path
+    fresh: bool = False
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.run_dir)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's folder, held by this process, and where the run goes on from.
+
+    `resumed` is the checkpoint taken up, if any; `rejected` the newer ones that are not valid; `removed` counts the
+    records after it; `changed` are the differences of the job; `aside` is where an old run was moved to.
+    """
+
+    lock: IO[str]
+    progress: Progress
+    resumed: Found | None
+    rejected: list[Found]
+    removed: int
+    changed: list[str]
+    aside: Path | None
+
+    def release(self) -> None:
+        """Let others use the folder."""
+        self.lock.close()
+
+
+def open_run(request: Request, saver: Saver) -> Opened:
+    """Claim the folder, check that it is of this job, restore the newest checkpoint and cut the logs back to it.
+
+    Raises `BadInput` where the folder cannot be used for this job.
+    """
+    folder = request.folder
+    aside = move_aside(folder.path) if request.fresh else None
+    lock = claim(folder.path)
+    job = resolved(request.job)
+    changed = check_job(folder, job)
+    try:
+        resumed, rejected = saver.restore()
+        progress = Progress() if resumed is None or resumed.manifest is None else resumed.manifest.progress
+        removed = cut(folder.metrics, progress.step)
+        for path in folder.path.glob("examples/rank_*.jsonl"):
+            cut(path, progress.step)
+        tensorboard.cut(folder.events, progress.step)
+        write_job(folder, job, versions())
+    except OSError as error:
+        raise BadInput(f"{folder.path}: cannot be used ({error}), expected a folder for the run") from error
+    return Opened(lock, progress, resumed, rejected, removed, changed, aside)

@@ -1,0 +1,158 @@
+"""A run from its job to its end: build the parts, take up the newest checkpoint, train, say what was reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from distrain.checkpoint.saver import Saver
+from distrain.checkpoint.state import ReplicaState
+from distrain.checkpoint.store import Progress
+from distrain.data.batches import Batches
+from distrain.data.select import Source, select
+from distrain.errors import EXIT_DONE, EXIT_STOPPED
+from distrain.gradients.running_mean import RunningMean
+from distrain.job.schema import Job
+from distrain.log import predictions
+from distrain.log.display import Display
+from distrain.log.recorder import Recorder
+from distrain.log.records import cut
+from distrain.model.build import Trained, build
+from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
+from distrain.step.fingerprint import build_fingerprint
+from distrain.step.train_step import build_train_step
+from distrain.train.opening import Opened, Request, open_run
+from distrain.train.schedule import Schedule, make_schedule
+from distrain.train.stop import StopRequest
+from distrain.train.summary import announce, conclude
+from distrain.train.trainer import Trainer
+from distrain.train.validation import read_examples, stack, validate
+from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
+from distrain.world.control import agreed
+from distrain.world.start import Started
+from distrain.world.versions import versions
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a job names, built; the same on every rank."""
+
+    training: Source
+    validation: Source | None
+    schedule: Schedule
+    trained: Trained
+    running_mean: RunningMean | None
+    state: ReplicaState
+
+
+def run(request: Request, started: Started, stop: StopRequest) -> int:
+    """Train the job in the world that was joined; returns the exit code. Collective.
+
+    Raises `errors.RunEnds` on all ranks alike where the run ends before its last step.
+    """
+    job, world, control = request.job, started.world, started.control
+    parts = agreed(control, lambda: build_parts(job, started))
+    collectives: Collectives = AloneCollectives() if world.size == 1 else HorovodCollectives(started.horovod)
+    saver = Saver(
+        request.folder.checkpoints,
+        parts.state,
+        keep=job.checkpoint.keep,
+        world_size=world.size,
+        versions=versions(),
+    )
+    opened = agreed(control, lambda: open_run(request, saver) if world.rank == 0 else None)
+    progress = Progress(**control.gather(None if opened is None else asdict(opened.progress))[0])
+    cut(request.folder.examples(world.rank), progress.step)
+    collectives.broadcast(list(parts.state.variables.values()))
+
+    trainer = _trainer(request, started, stop, parts, collectives, saver, progress)
+    if opened is not None:
+        announce(opened, trainer.recorder, parts.schedule, parts.trained, started)
+    try:
+        finished = trainer.train()
+        if not finished:
+            trainer.recorder.event("stopped", *trainer.place(), signal=stop.name)
+    finally:
+        trainer.batches.close()
+        trainer.recorder.close()
+    if opened is not None:
+        conclude(request, trainer.progress, parts.schedule, finished=finished)
+        opened.release()
+    return EXIT_DONE if finished else EXIT_STOPPED
+
+
+def build_parts(job: Job, started: Started) -> Parts:
+    """Build what the job names. Raises `BadInput`."""
+    world = started.world
+    training = select(job.data.train, key="data.train", seed=job.seed, training=True)
+    validation = None
+    if job.data.validation is not None:
+        validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False)
+    schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
+    trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
+    running_mean = RunningMean(trained.trainable()) if job.gradients.enabled else None
+    return Parts(training, validation, schedule, trained, running_mean, ReplicaState(trained, running_mean))
+
+
+def _trainer(
+    request: Request,
+    started: Started,
+    stop: StopRequest,
+    parts: Parts,
+    collectives: Collectives,
+    saver: Saver,
+    progress: Progress,
+) -> Trainer:
+    job, world = request.job, started.world
+    evaluate = None if parts.validation is None else build_evaluate_step(parts.trained, parts.validation.spec)
+    display = Display(parts.schedule.total_steps, progress.step) if world.rank == 0 else None
+    return Trainer(
+        job=job,
+        world=world,
+        control=started.control,
+        schedule=parts.schedule,
+        progress=progress,
+        batches=Batches(parts.training, parts.schedule.plan, world, progress.position),
+        step=build_train_step(
+            parts.trained,
+            parts.running_mean,
+            collectives,
+            parts.training.spec,
+            accumulate=job.train.accumulate,
+            clip_norm=job.train.clip_norm,
+        ),
+        fingerprint=build_fingerprint(list(parts.state.variables.values()), collectives),
+        fingerprinted=list(parts.state.variables),
+        saver=saver,
+        recorder=Recorder(
+            request.folder, job.log, rank=world.rank, epoch_examples=len(parts.training), display=display
+        ),
+        stop=stop,
+        validate=_validation(parts, evaluate, started),
+        draw=_drawing(request, parts.validation, evaluate, world.rank),
+    )
+
+
+def _validation(parts: Parts, evaluate: EvaluateStep | None, started: Started) -> Callable[[], dict[str, float]] | None:
+    source = parts.validation
+    if source is None or evaluate is None:
+        return None
+    batch_size = max(1, parts.schedule.plan.batch_size // started.world.size)
+    return lambda: validate(source, evaluate, started.world, started.control, batch_size=batch_size)
+
+
+def _drawing(
+    request: Request, source: Source | None, evaluate: EvaluateStep | None, rank: int
+) -> Callable[[int], None]:
+    """Rank 0's picture of an epoch: the first validation examples with what the model makes of them."""
+    count = request.job.log.predictions
+    if source is None or evaluate is None or rank != 0 or count == 0:
+        return lambda epoch: None
+
+    def draw(epoch: int) -> None:
+        examples = read_examples(source, count)
+        predicted = [evaluate(*stack([example]))[2].numpy()[0] for example in examples]
+        path = request.folder.predictions / f"epoch_{epoch:04d}.png"
+        predictions.draw(path, examples, predicted, classes=source.spec.classes)
+
+    return draw

@@ -1,0 +1,206 @@
+"""The training loop: draw, step, record; validate and save when due; stop, fail and end together on all ranks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from distrain.checkpoint.saver import Saver
+from distrain.checkpoint.store import Progress
+from distrain.data.batches import Batches, LocalBatch
+from distrain.data.order import mix
+from distrain.errors import BadInput, Diverged, RunFailed
+from distrain.job.duration import Cursor
+from distrain.job.schema import Job
+from distrain.log.recorder import Recorder
+from distrain.step.fingerprint import Fingerprint
+from distrain.step.train_step import FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep
+from distrain.train.schedule import Schedule
+from distrain.train.stop import StopRequest
+from distrain.world.control import Control, agree, agreed
+from distrain.world.topology import World
+
+
+@dataclass
+class Trainer:
+    """One rank's training; everything it does that involves other ranks, all ranks do in the same order.
+
+    `validate` gives loss and metrics (collective), `draw` makes rank 0's picture of an epoch.
+    """
+
+    job: Job
+    world: World
+    control: Control
+    schedule: Schedule
+    progress: Progress
+    batches: Batches
+    step: TrainStep
+    fingerprint: Fingerprint
+    fingerprinted: list[str]
+    saver: Saver
+    recorder: Recorder
+    stop: StopRequest
+    validate: Callable[[], dict[str, float]] | None
+    draw: Callable[[int], None]
+
+    def train(self) -> bool:
+        """Train on from `progress`. True once the run is finished, False where it was asked to stop before.
+
+        The state is saved in both cases. Raises on all ranks alike: `BadInput` where examples cannot be read,
+        `RunFailed` where files cannot be written or ranks differ, `Diverged`.
+        """
+        self._clock = time.monotonic()
+        self._seconds = 0.0
+        self.verify()
+        stopping = self.schedule.finished(self.progress)
+        while not stopping:
+            before = self.progress
+            local = self.batches.next()
+            result = self.make_step(local)
+            self.record(before, local, result)
+            finished = self.schedule.finished(self.progress)
+            if finished or self.ends_epoch(local):
+                self.end_epoch(local, result)
+            if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
+                self.verify()
+            stopping = finished or self.asked(result, STOP)
+            if stopping or self.asked(result, SAVE) or self.save_due(before):
+                self.save(finished=finished)
+        return self.schedule.finished(self.progress)
+
+    def make_step(self, local: LocalBatch) -> StepResult:
+        """One step of all ranks. Raises on all where one of them has failed, and where the run has diverged."""
+        result = self.step(local.images, local.labels, local.weights, self.random_key(), self.flags(local))
+        if self.asked(result, FAILED):
+            self.fail(local)
+        self.progress = advanced(self.progress, local, result)
+        if self.progress.skipped_in_row >= self.job.train.max_bad_steps:
+            self.save(finished=False)
+            raise Diverged(
+                f"loss or gradients were not finite {self.progress.skipped_in_row} times in a row after step "
+                f"{self.progress.step}, position {self.progress.position}; the last good state is saved",
+                agreed=True,
+            )
+        return result
+
+    def fail(self, local: LocalBatch) -> NoReturn:
+        """Raise on all ranks what has befallen one; where only examples are bad, the state is saved before."""
+        try:
+            agree(self.control, local.error or self.recorder.failure)
+        except BadInput:
+            self.save(finished=False)
+            raise
+        raise AssertionError("a rank raised FAILED without an error")
+
+    def flags(self, local: LocalBatch) -> npt.NDArray[np.float32]:
+        """What this rank has to tell the others: that it was asked to stop, that time to save has come, a failure."""
+        flags = np.zeros(FLAGS, np.float32)
+        flags[STOP] = self.stop.signal is not None
+        flags[FAILED] = local.error is not None or self.recorder.failure is not None
+        now = time.monotonic() - self._clock
+        every = self.job.checkpoint.every
+        # One rank's clock decides for all.
+        flags[SAVE] = (
+            self.world.rank == 0
+            and every.timed
+            and every.due(Cursor(0, 0, self._seconds), Cursor(0, 0, now), epoch_examples=self.schedule.examples)
+        )
+        self._seconds = now
+        return flags
+
+    def asked(self, result: StepResult, flag: int) -> bool:
+        """True on all ranks where any rank raised `flag`."""
+        return bool(result.flags[flag] > 0)
+
+    def random_key(self) -> npt.NDArray[np.uint32]:
+        """The key [2] of this step's random draws, a function of (seed, step, rank)."""
+        value = mix(mix(self.job.seed) ^ mix(self.progress.step) ^ self.world.rank)
+        return np.array([value & 0xFFFFFFFF, value >> 32], np.uint32)
+
+    def record(self, before: Progress, local: LocalBatch, result: StepResult) -> None:
+        """Write down what the step gave."""
+        self.recorder.step(self.cursor(before), self.cursor(self.progress), local, result, self.batches.waited)
+
+    def cursor(self, progress: Progress) -> Cursor:
+        """Where a run stands, for what is due: behind an epoch's dropped remainder the next one has begun."""
+        return Cursor(progress.step, self.schedule.next_batch(progress).start)
+
+    def place(self) -> tuple[int, int, int]:
+        """Step, epoch and position that the run has come to."""
+        return self.progress.step, self.schedule.epoch(self.progress), self.progress.position
+
+    def ends_epoch(self, local: LocalBatch) -> bool:
+        """True where the next batch belongs to another epoch."""
+        return self.schedule.epoch(self.progress) > self.epoch_of(local)
+
+    def epoch_of(self, local: LocalBatch) -> int:
+        return local.batch.start // self.schedule.examples
+
+    def end_epoch(self, local: LocalBatch, result: StepResult) -> None:
+        """Record the epoch's mean loss where it is over, validate, draw."""
+        progress, epoch = self.progress, self.epoch_of(local)
+        if self.ends_epoch(local):
+            mean = progress.epoch_loss / progress.epoch_examples if progress.epoch_examples else None
+            self.recorder.epoch(progress.step, epoch, progress.position, mean)
+            self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0)
+        self.recorder.norms(progress.step, result)
+        if self.validate is not None:
+            self.recorder.validation(progress.step, epoch, progress.position, self.validate())
+            self.draw(epoch)
+
+    def verify(self) -> None:
+        """Prove that all ranks hold the same bits. Raises `RunFailed` on all ranks, naming who differs in what."""
+        own, same = self.fingerprint()
+        if same:
+            return
+        rows = self.control.gather([int(value) for value in own])
+        differing = next(number for number in range(len(own)) if len({row[number] for row in rows}) > 1)
+        groups: dict[int, list[int]] = {}
+        for rank, row in enumerate(rows):
+            groups.setdefault(row[differing], []).append(rank)
+        ranks = " and ".join("rank " + ", ".join(map(str, members)) for members in groups.values())
+        raise RunFailed(
+            f"step {self.progress.step}: {ranks} differ in {self.fingerprinted[differing]}; the ranks no longer train "
+            "the same model, so the run is ended",
+            agreed=True,
+        )
+
+    def save_due(self, before: Progress) -> bool:
+        """True where the steps or examples of `checkpoint.every` are full."""
+        every, epoch_examples = self.job.checkpoint.every, self.schedule.examples
+        start, end = self.cursor(before), self.cursor(self.progress)
+        return not every.timed and every.due(start, end, epoch_examples=epoch_examples)
+
+    def save(self, *, finished: bool) -> None:
+        """Have rank 0 write a checkpoint. Raises `RunFailed` on all ranks where it cannot."""
+
+        def write() -> None:
+            if self.world.rank == 0:
+                self.saver.save(self.progress, epoch=self.schedule.epoch(self.progress), finished=finished)
+
+        agreed(self.control, write)
+
+
+def advanced(progress: Progress, local: LocalBatch, result: StepResult) -> Progress:
+    """The progress after a step: a skipped one moves the position only, since its update was not made."""
+    size = local.batch.size
+    if not result.applied:
+        return replace(
+            progress,
+            position=local.batch.stop,
+            skipped=progress.skipped + 1,
+            skipped_in_row=progress.skipped_in_row + 1,
+        )
+    return replace(
+        progress,
+        step=progress.step + 1,
+        position=local.batch.stop,
+        skipped_in_row=0,
+        epoch_loss=progress.epoch_loss + float(result.loss) * size,
+        epoch_examples=progress.epoch_examples + size,
+    )

@@ -1,0 +1,77 @@
+"""Validation by all ranks, exact over all examples: every rank sums over its part, the sums are added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from distrain.data.provider import Example
+from distrain.data.select import Source
+from distrain.errors import BadInput
+from distrain.step.evaluate_step import EvaluateStep
+from distrain.world.control import Control, agreed
+from distrain.world.topology import World, share
+
+Confusion = npt.NDArray[np.int64]
+
+
+def validate(
+    source: Source, step: EvaluateStep, world: World, control: Control, *, batch_size: int
+) -> dict[str, float]:
+    """Loss and metrics over all examples of `source`; equal on all ranks. Collective.
+
+    Raises `BadInput` on all ranks where any rank's examples cannot be read.
+    """
+    loss, confusion = agreed(control, lambda: _sums(source, step, world, batch_size))
+    sums = control.gather([loss, confusion.tolist()])
+    total = np.sum([np.asarray(counts, np.int64) for _, counts in sums], axis=0)
+    mean_loss = sum(part for part, _ in sums) / len(source)
+    return {"loss": mean_loss, **metrics(total, segmentation=source.spec.segmentation)}
+
+
+def _sums(source: Source, step: EvaluateStep, world: World, batch_size: int) -> tuple[float, Confusion]:
+    loss = 0.0
+    confusion = np.zeros((source.spec.classes, source.spec.classes), np.int64)
+    for examples in _read(source, share(len(source), rank=world.rank, size=world.size), batch_size):
+        losses, counts, _ = step(*stack(examples))
+        loss += float(np.sum(losses.numpy()))
+        confusion += counts.numpy()
+    return loss, confusion
+
+
+def _read(source: Source, indices: range, batch_size: int) -> Iterator[list[Example]]:
+    for start in range(indices.start, indices.stop, batch_size):
+        yield [source.read(index, 0) for index in range(start, min(start + batch_size, indices.stop))]
+
+
+def stack(examples: Sequence[Example]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Images [b, h, w, c] and labels [b, ...] of examples."""
+    return np.stack([example.image for example in examples]), np.stack([example.label for example in examples])
+
+
+def metrics(confusion: Confusion, *, segmentation: bool) -> dict[str, float]:
+    """Metrics from counts of (true, predicted) classes [classes, classes].
+
+    Segmentation: `pixel_error` is the share of wrong pixels; `dice` = 2 TP / (2 TP + FP + FN) and `iou` = TP /
+    (TP + FP + FN) are means over the classes but the first, which is the ground; a class that neither occurs nor is
+    predicted counts as found. Classification: `accuracy`.
+    """
+    right = np.diag(confusion).astype(float)
+    total = float(confusion.sum())
+    if not segmentation:
+        return {"accuracy": float(right.sum()) / total}
+    either = (confusion.sum(axis=0) + confusion.sum(axis=1) - right)[1:]
+    both = right[1:]
+    iou = np.where(either > 0, both / np.maximum(either, 1), 1.0)
+    dice = np.where(either > 0, 2 * both / np.maximum(either + both, 1), 1.0)
+    return {"pixel_error": 1 - float(right.sum()) / total, "dice": float(dice.mean()), "iou": float(iou.mean())}
+
+
+def read_examples(source: Source, count: int) -> list[Example]:
+    """The first `count` examples, or all where there are fewer. Raises `BadInput`."""
+    examples = [source.read(index, 0) for index in range(min(count, len(source)))]
+    if not examples:
+        raise BadInput("no examples to draw")
+    return examples

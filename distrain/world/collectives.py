@@ -1,0 +1,58 @@
+"""The data plane: what ranks exchange within a step and to prove that they agree; TensorFlow tensors, no pickles.
+
+`HorovodCollectives` is what Horovod offers, `AloneCollectives` the same for a world of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+
+class Collectives(Protocol):
+    """Reductions over all ranks; each call is collective, and usable inside a `tf.function`."""
+
+    def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The sum over ranks of each tensor, by one grouped allreduce; shapes and dtypes stay."""
+        ...
+
+    def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The element-wise maximum over ranks."""
+        ...
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        """Give all ranks rank 0's values. Not inside a `tf.function`."""
+        ...
+
+
+class AloneCollectives:
+    """A world of 1: nothing to do."""
+
+    def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        return list(tensors)
+
+    def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
+        return tensor
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        pass
+
+
+class HorovodCollectives:
+    """Horovod's operations; `horovod` is the module `horovod.tensorflow`, initialised."""
+
+    def __init__(self, horovod: Any) -> None:
+        self._hvd = horovod
+
+    def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        # The inputs must not be constants: TensorFlow folds a collective of constants into its first result.
+        return list(self._hvd.grouped_allreduce(list(tensors), op=self._hvd.Sum, name="distrain.step"))
+
+    def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
+        return self._hvd.allreduce(tensor, op=self._hvd.Max, name="distrain.maximum")
+
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        for number, variable in enumerate(variables):
+            variable.assign(self._hvd.broadcast(variable, root_rank=0, name=f"distrain.broadcast.{number}"))

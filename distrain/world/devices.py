@@ -1,0 +1,35 @@
+"""Giving a worker its part of the host: one GPU where there are any, else its share of the cores."""
+
+from __future__ import annotations
+
+import os
+
+import tensorflow as tf
+
+from distrain.errors import BadInput
+from distrain.world.topology import World
+
+
+def threads_for(world: World, *, cores: int, bound_cores: int) -> int:
+    """Threads for one worker: its share of the host's cores, and no more than those that it is bound to."""
+    return max(1, min(bound_cores, cores // world.local_size))
+
+
+def prepare(world: World, *, threads: int | None, deterministic: bool) -> None:
+    """Settle devices and threads, before TensorFlow uses any. Raises `BadInput` where GPUs do not suffice."""
+    cores = os.cpu_count() or 1
+    count = threads or threads_for(world, cores=cores, bound_cores=len(os.sched_getaffinity(0)))
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    # One operation at a time: the sums of a step then never depend on which of two came first.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        if world.local_rank >= len(gpus):
+            raise BadInput(
+                f"{world.local_size} workers on a host with {len(gpus)} GPUs, expected one GPU for each: "
+                "start fewer, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+            )
+        tf.config.set_visible_devices(gpus[world.local_rank], "GPU")
+        tf.config.experimental.set_memory_growth(gpus[world.local_rank], True)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()

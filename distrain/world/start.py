@@ -1,0 +1,154 @@
+"""Joining the world that a process was started in: alone, by mpirun, by horovodrun over MPI or over Gloo.
+
+The only module that imports Horovod and mpi4py, since both start MPI and one place must fix the order: mpi4py first,
+with all thread levels, then Horovod on top of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distrain.errors import BadInput
+from distrain.world.control import AloneControl, BytesControl, Control
+from distrain.world.topology import World
+from distrain.world.versions import versions
+
+# Horovod and Open MPI read these when they start. Group fusion off keeps the order of summation (and with it every bit)
+# from depending on timing; yielding while idle keeps ranks that share cores from stealing them from each other.
+HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
+SHARED_CORES_SETTINGS = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What the environment says about how this process was started."""
+
+    controller: str
+    size: int
+
+
+def launched(environment: Mapping[str, str]) -> Launched:
+    """Read the variables that launchers set. Raises `BadInput` where they are not numbers."""
+    for controller, name in (("gloo", "HOROVOD_SIZE"), ("mpi", "OMPI_COMM_WORLD_SIZE"), ("mpi", "PMI_SIZE")):
+        text = environment.get(name)
+        if text is None:
+            continue
+        if not text.isdecimal() or int(text) < 1:
+            raise BadInput(f"environment variable {name}: expected a number of workers, got '{text}'")
+        if int(text) > 1:
+            return Launched(controller, int(text))
+    return Launched("none", 1)
+
+
+class Started:
+    """This process's place in a running world, and its control plane. Close it when all is done."""
+
+    def __init__(self, world: World, control: Control, close: Callable[[], None], horovod: Any = None) -> None:
+        self.world = world
+        self.control = control
+        self.horovod = horovod
+        self.close = close
+
+
+def start(environment: Mapping[str, str]) -> Started:
+    """Join the world and see whether all of it is there. Collective in a world of more than 1.
+
+    Raises `BadInput` where the launcher's count and the world's differ.
+    """
+    found = launched(environment)
+    if found.controller == "none":
+        return Started(World(), AloneControl(), close=_nothing)
+    os.environ.update({name: value for name, value in HOROVOD_SETTINGS.items() if name not in environment})
+    return _start_mpi(found) if found.controller == "mpi" else _start_gloo(found)
+
+
+def _start_mpi(found: Launched) -> Started:
+    if int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) >= len(os.sched_getaffinity(0)):
+        os.environ.update({name: value for name, value in SHARED_CORES_SETTINGS.items() if name not in os.environ})
+    _bind_mpi()
+    from mpi4py import MPI
+
+    communicator = MPI.COMM_WORLD.Dup()
+    control = BytesControl(communicator.allgather)
+    horovod = _initialised_horovod()
+    return Started(_world(horovod, found), control, horovod.shutdown, horovod)
+
+
+def _bind_mpi() -> None:
+    """Load the environment's MPI with all its symbols bound at once.
+
+    TensorFlow exports an hwloc of its own to every library that is loaded later or bound lazily; Open MPI would find
+    that one in place of its own and crash in MPI_Finalize.
+    """
+    path = Path(sys.prefix) / "lib" / "libmpi.so.40"
+    if path.exists():
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL | os.RTLD_NOW)
+
+
+def _start_gloo(found: Launched) -> Started:
+    horovod = _initialised_horovod()
+
+    def gather_bytes(data: bytes) -> list[bytes]:
+        import tensorflow as tf
+
+        sizes = horovod.allgather(tf.constant([len(data)], tf.int64), name="distrain.control.sizes").numpy()
+        joined = horovod.allgather(tf.constant(list(data), tf.uint8), name="distrain.control.bytes").numpy().tobytes()
+        ends = sizes.cumsum()
+        return [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+    return Started(_world(horovod, found), BytesControl(gather_bytes), horovod.shutdown, horovod)
+
+
+def _initialised_horovod() -> Any:
+    import horovod.tensorflow as horovod
+
+    horovod.init()
+    return horovod
+
+
+def _world(horovod: Any, found: Launched) -> World:
+    if horovod.size() != found.size:
+        raise BadInput(
+            f"Horovod sees {horovod.size()} workers, expected the {found.size} that were launched: "
+            "its MPI is another than the launcher's ('distrain check' tells which)"
+        )
+    return World(
+        rank=horovod.rank(),
+        size=horovod.size(),
+        local_rank=horovod.local_rank(),
+        local_size=horovod.local_size(),
+        controller=found.controller,
+    )
+
+
+def _nothing() -> None:
+    pass
+
+
+def announced_rank(environment: Mapping[str, str]) -> int:
+    """The rank that the launcher gave, readable before the world is joined; 0 alone."""
+    for name in ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        text = environment.get(name, "")
+        if text.isdecimal():
+            return int(text)
+    return 0
+
+
+def check_same(started: Started, digest: str) -> None:
+    """See that all ranks have the same job and versions. Collective; raises `BadInput` on all ranks where not."""
+    own = {"the job": digest, **{f"{name}'s version": value for name, value in versions().items()}}
+    seen = started.control.gather(own)
+    for name in own:
+        differing = [rank for rank, other in enumerate(seen) if other[name] != seen[0][name]]
+        if differing:
+            rank = differing[0]
+            raise BadInput(
+                f"rank {rank} and rank 0 differ in {name}: {seen[rank][name]} and {seen[0][name]}, expected the same",
+                agreed=True,
+            )
