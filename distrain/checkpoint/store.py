@@ -72,8 +72,8 @@ def find(folder: Path) -> list[Found]:
     """All checkpoints under `folder`, verified against their manifests, oldest first."""
     if not folder.is_dir():
         return []
-    named = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return [_verified(path, int(match[1])) for match, path in sorted((m, p) for m, p in named if m is not None)]
+    steps = {path: int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)) is not None}
+    return [_verified(path, steps[path]) for path in sorted(steps, key=lambda path: steps[path])]
 
 
 def newest_valid(folder: Path) -> tuple[Found | None, list[Found]]:
@@ -115,13 +115,18 @@ def save(folder: Path, manifest: Manifest, write: Callable[[Path], None], *, kee
     finally:
         for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
-    _prune(folder, keep=keep, newest=path)
+    _prune(folder, keep=keep, newest=manifest.progress.step)
     return path
 
 
-def _prune(folder: Path, *, keep: int, newest: Path) -> None:
-    paths = sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.name <= newest.name)
-    for path in paths[:-keep]:
+def _prune(folder: Path, *, keep: int, newest: int) -> None:
+    """Remove all but `keep` checkpoints up to step `newest`.
+
+    Later ones are none of this run's: it passed over them as not valid when it began, and writes over them in time.
+    """
+    steps = {path: int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)) is not None}
+    own = sorted((path for path in steps if steps[path] <= newest), key=lambda path: steps[path])
+    for path in own[:-keep]:
         # The manifest goes first, so that a half-removed checkpoint is never taken for a whole one.
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)

@@ -1,0 +1,107 @@
+"""A run that was stopped or killed and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.processes.worlds import begin, end, inspect, left_over, records, train, trained, wait_for_record, write_job
+
+pytestmark = pytest.mark.processes
+
+STATE = ("weights_sha256", "optimizer_sha256", "gradient_mean_sha256", "step", "position")
+WITH_DROPOUT = {"model": {"keep_probability": 0.75}, "checkpoint": {"every": 3, "keep": 10}, "log": {"examples": True}}
+
+
+def losses(run: Path) -> list[Any]:
+    kinds = ("step", "epoch", "validation")
+    return [[{**record, "time": 0} for record in records(run, kind)] for kind in kinds]
+
+
+def exact(run: Path) -> list[Any]:
+    """The logged records without what is a matter of time."""
+    timed = ("time", "examples_per_second", "data_wait_seconds")
+    return [
+        [{name: value for name, value in record.items() if name not in timed} for record in part]
+        for part in losses(run)
+    ]
+
+
+@pytest.fixture(scope="module", params=["alone", "launch"])
+def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(f"whole-{request.param}")
+    trained(request.param, write_job(folder, **WITH_DROPOUT), "--run-dir", folder / "run")
+    return request.param, folder / "run"
+
+
+def same(run: Path, other: Path) -> None:
+    first, second = inspect(run), inspect(other)
+    assert {name: first[name] for name in STATE} == {name: second[name] for name in STATE}
+    assert first["finished"]
+    assert second["finished"]
+    assert exact(run) == exact(other)
+
+
+def test_more_epochs_go_on_from_the_end_of_fewer(uninterrupted: tuple[str, Path], tmp_path: Path) -> None:
+    way, whole = uninterrupted
+    job = write_job(tmp_path, **WITH_DROPOUT)
+    trained(way, job, "--run-dir", tmp_path / "run", "-o", "train.epochs=2")
+    assert inspect(tmp_path / "run")["step"] == 16
+    trained(way, job, "--run-dir", tmp_path / "run")
+    same(tmp_path / "run", whole)
+
+
+def test_stopped_by_a_signal(uninterrupted: tuple[str, Path], tmp_path: Path) -> None:
+    way, whole = uninterrupted
+    job, run = write_job(tmp_path, **WITH_DROPOUT), tmp_path / "run"
+    process = begin(way, job, "--run-dir", run)
+    wait_for_record(run, "step", 10, process)
+    os.kill(process.pid, signal.SIGTERM)
+    stopped = end(process, 60)
+    assert stopped.code == 75, stopped
+    summary = inspect(run)
+    assert not summary["finished"]
+    assert summary["step"] == len(records(run, "step"))
+    assert left_over(run) == []
+    trained(way, job, "--run-dir", run)
+    same(run, whole)
+
+
+def test_killed_without_warning(uninterrupted: tuple[str, Path], tmp_path: Path) -> None:
+    way, whole = uninterrupted
+    job, run = write_job(tmp_path, **WITH_DROPOUT), tmp_path / "run"
+    process = begin(way, job, "--run-dir", run)
+    wait_for_record(run, "step", 11, process)
+    workers = [
+        child
+        for child in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        if child.cmdline()[1:4] == ["-m", "distrain", "train"]
+    ]
+    workers[-1].kill()
+    killed = end(process, 60)
+    assert killed.code not in (0, 2, 3, 75), killed
+    assert left_over(run) == []
+    trained(way, job, "--run-dir", run)
+    same(run, whole)
+    drawn = sorted(
+        index
+        for path in (run / "examples").glob("rank_*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for index in json.loads(line)["indices"]
+    )
+    assert drawn == sorted(list(range(50)) * 4)
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted: tuple[str, Path]) -> None:
+    way, whole = uninterrupted
+    before = inspect(whole)
+    again = train(way, whole.parent / "job.yaml", "--run-dir", whole)
+    assert again.code == 0
+    assert "finished after step 32 of 32" in again.output
+    assert inspect(whole) == before
