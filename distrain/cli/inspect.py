@@ -17,6 +17,7 @@ NOT_METRICS = ("kind", "step", "epoch", "position", "time")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 

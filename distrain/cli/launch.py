@@ -20,6 +20,7 @@ HELP = "start several workers: distrain launch -n 2 -- train JOB.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
     parser.add_argument("-n", dest="count", type=int, metavar="N", help="number of workers; all slots of the hosts")
     parser.add_argument("--hosts", metavar="h1:2,h2:2", help="hosts with their numbers of workers")
     parser.add_argument("--hostfile", type=Path, help="a file of hosts, in the launcher's own form")

@@ -12,6 +12,7 @@ from typing import NoReturn
 from distrain.errors import EXIT_FAILED, BadInput, RunEnds
 from distrain.job.load import digest, load_job
 from distrain.job.schema import Job
+from distrain.train.stop import StopRequest
 from distrain.world.control import agree
 from distrain.world.start import Started, announced_rank, check_same, start
 
@@ -19,6 +20,7 @@ HELP = "train a job: alone, or as one of the workers that a launcher started"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
     parser.add_argument("job", type=Path, metavar="JOB.yaml", help="the job file")
     parser.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="set a key of the job"
@@ -31,6 +33,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    stop = StopRequest()
+    stop.listen()
     job, error = _loaded(arguments)
     started = None
     try:
@@ -40,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
         agree(started.control, error)
         assert job is not None
         check_same(started, digest(job))
-        code = _train(job, arguments, started)
+        code = _train(job, arguments, started, stop)
         started.close()
         return code
     except RunEnds as ending:
@@ -79,14 +83,11 @@ def _settled(job: Job, started: Started) -> BadInput | None:
     return None
 
 
-def _train(job: Job, arguments: argparse.Namespace, started: Started) -> int:
+def _train(job: Job, arguments: argparse.Namespace, started: Started, stop: StopRequest) -> int:
     # Imported here, since it brings in TensorFlow: a wrong job is refused without it.
     from distrain.train.opening import Request
     from distrain.train.run import run
-    from distrain.train.stop import StopRequest
 
-    stop = StopRequest()
-    stop.listen()
     return run(Request(job, arguments.run_dir or Path("runs") / job.name, arguments.fresh), started, stop)
 
 

@@ -47,6 +47,9 @@ def select(options: schema.ProviderChoice, *, key: str, seed: int, training: boo
     if crop is None:
         return Source(provider, provider.spec, lambda example, index, epoch: example)
     size = crop
+    height, width, _ = provider.spec.image_shape
+    if height < size[0] or width < size[1]:
+        raise BadInput(f"'{key}.crop' is {size[0]} x {size[1]}, but the smallest image is {height} x {width}")
     spec = replace(
         provider.spec,
         image_shape=(*size, provider.spec.image_shape[2]),

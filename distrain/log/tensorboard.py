@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,9 @@ def cut(folder: Path, step: int) -> None:
     """Remove the events after `step`, so that a run that goes on from there draws one line, not two."""
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records: list[bytes] = []
-        try:
+        # A kill can leave the last event unfinished: it is after the checkpoint, and goes.
+        with suppress(tf.errors.DataLossError):
             records.extend(record.numpy() for record in tf.data.TFRecordDataset(str(path)))
-        except tf.errors.DataLossError:
-            # A kill can leave the last event unfinished: it is after the checkpoint, and goes.
-            pass
         kept = [record for record in records if event_pb2.Event.FromString(record).step <= step]
         if len(kept) < len(records):
             temporary = path.with_name("tmp_" + path.name)

@@ -21,7 +21,7 @@ from distrain.model.build import Trained, build
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint
 from distrain.step.train_step import build_train_step
-from distrain.train.opening import Opened, Request, open_run
+from distrain.train.opening import Request, open_run
 from distrain.train.schedule import Schedule, make_schedule
 from distrain.train.stop import StopRequest
 from distrain.train.summary import announce, conclude
@@ -29,6 +29,7 @@ from distrain.train.trainer import Trainer
 from distrain.train.validation import read_examples, stack, validate
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.control import agreed
+from distrain.world.devices import inventory
 from distrain.world.start import Started
 from distrain.world.versions import versions
 
@@ -66,8 +67,9 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
     collectives.broadcast(list(parts.state.variables.values()))
 
     trainer = _trainer(request, started, stop, parts, collectives, saver, progress)
+    workers = control.gather(inventory())
     if opened is not None:
-        announce(opened, trainer.recorder, parts.schedule, parts.trained, started)
+        announce(opened, trainer.recorder, parts.schedule, parts.trained, world, workers)
     try:
         finished = trainer.train()
         if not finished:

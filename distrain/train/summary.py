@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distrain.checkpoint.store import Progress
 from distrain.log.folder import last_record
 from distrain.log.recorder import Recorder
 from distrain.model.build import Trained
 from distrain.train.opening import Opened, Request
 from distrain.train.schedule import Schedule
-from distrain.world.start import Started
+from distrain.world.topology import World
 
 
-def announce(opened: Opened, recorder: Recorder, schedule: Schedule, trained: Trained, started: Started) -> None:
-    """Say what begins or goes on, and record it as an event."""
-    world, progress = started.world, opened.progress
-    workers = "1 worker" if world.size == 1 else f"{world.size} workers ({world.controller})"
+def announce(
+    opened: Opened,
+    recorder: Recorder,
+    schedule: Schedule,
+    trained: Trained,
+    world: World,
+    workers: list[dict[str, Any]],
+) -> None:
+    """Say what begins or goes on, and record it as an event with what each of the `workers` runs on."""
+    progress = opened.progress
+    how = "1 worker" if world.size == 1 else f"{world.size} workers ({world.controller})"
     recorder.line(
         f"{trained.model.count_params():,} parameters, {schedule.examples:,} examples, batches of "
-        f"{schedule.plan.batch_size}, {schedule.total_steps:,} steps, {workers}"
+        f"{schedule.plan.batch_size}, {schedule.total_steps:,} steps, {how}"
     )
     if opened.aside is not None:
         recorder.line(f"moved the old run to {opened.aside}")
@@ -25,13 +34,14 @@ def announce(opened: Opened, recorder: Recorder, schedule: Schedule, trained: Tr
         recorder.line(f"passed over {found.path}: {found.why_not}")
     place = (progress.step, schedule.epoch(progress), progress.position)
     if opened.resumed is None:
-        recorder.event("started", *place, world_size=world.size)
+        recorder.event("started", *place, world_size=world.size, workers=workers)
         return
     recorder.line(f"going on from {opened.resumed.path}")
     recorder.event(
         "resumed",
         *place,
         world_size=world.size,
+        workers=workers,
         checkpoint=opened.resumed.path.name,
         passed_over=[f"{found.path.name}: {found.why_not}" for found in opened.rejected],
         records_removed=opened.removed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import tensorflow as tf
 
@@ -33,3 +34,9 @@ def prepare(world: World, *, threads: int | None, deterministic: bool) -> None:
         tf.config.experimental.set_memory_growth(gpus[world.local_rank], True)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+def inventory() -> dict[str, object]:
+    """This worker's host, process and devices, for the run's log."""
+    gpus = [device.name for device in tf.config.list_physical_devices("GPU")]
+    return {"host": socket.gethostname(), "pid": os.getpid(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}

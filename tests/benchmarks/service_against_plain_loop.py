@@ -51,7 +51,11 @@ def main() -> None:
     plain = plain_step(stock_dropout=arguments.stock_dropout)
     turns = Turns(plain, arguments.blocks)
     original = Batches.next
-    Batches.next = lambda batches: turns.next(original, batches)  # type: ignore[method-assign]  # to take turns
+
+    def next_in_turn(batches: Batches) -> LocalBatch:
+        return turns.next(original, batches)
+
+    Batches.next = next_in_turn  # type: ignore[method-assign, assignment]  # to take turns
     with tempfile.TemporaryDirectory() as folder:
         job = circles_job(steps=(arguments.blocks + 1) * STEPS + 1)
         service.run(Request(job, Path(folder) / "run"), started, StopRequest())
@@ -119,7 +123,10 @@ def plain_step(*, stock_dropout: bool) -> Callable[[], None]:
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
-    return lambda: float(step(images, labels)) and None
+    def one() -> None:
+        float(step(images, labels))
+
+    return one
 
 
 def stock(layer: Dropout) -> keras.layers.Layer:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from distrain.checkpoint.state import sha256
+from distrain.checkpoint.state import ReplicaState, sha256
 from distrain.gradients.running_mean import RunningMean
 from distrain.job.load import load_job
 from distrain.train import run
@@ -37,8 +37,8 @@ class Recording(RunningMean):
 
 
 recordings: list[Recording] = []
-run.RunningMean = Recording  # type: ignore[misc, attr-defined]  # to read gradients
-states = []
+run.RunningMean = Recording  # type: ignore[attr-defined]  # to read gradients
+states: list[ReplicaState] = []
 make_step = Trainer.make_step
 
 
