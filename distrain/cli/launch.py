@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from distrain.cli import train
+from distrain.cli.parser import Parser
 from distrain.errors import BadInput
 from distrain.job.load import load_job
 from distrain.launcher.command import World, parse_hosts, start_command
@@ -51,14 +52,9 @@ def _check_worker(worker: list[str]) -> None:
     """Refuse a wrong job here, before any worker is started; each worker checks it again."""
     if worker[:1] != ["train"]:
         raise BadInput(f"launch: expected '-- train JOB.yaml ...', got '{' '.join(worker) or 'nothing'}'")
-    parser = argparse.ArgumentParser(prog="distrain train", exit_on_error=False)
+    parser = Parser(prog="distrain train")
     train.add_arguments(parser)
-    try:
-        parsed, unknown = parser.parse_known_args(worker[1:])
-    except argparse.ArgumentError as error:
-        raise BadInput(f"train: {error}") from error
-    if unknown:
-        raise BadInput(f"train: unrecognized arguments: {' '.join(unknown)}")
+    parsed = parser.parse_args(worker[1:])
     load_job(parsed.job, parsed.overrides)
 
 

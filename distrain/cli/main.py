@@ -10,27 +10,20 @@ distrain check                                    what works here, and what to d
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from distrain import __version__
 from distrain.cli import check, inspect, launch, train
+from distrain.cli.parser import Parser
 from distrain.errors import EXIT_BAD_INPUT, BadInput
 
 COMMANDS = {"train": train, "launch": launch, "inspect": inspect, "check": check}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one line, as every bad input."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]  # argparse: NoReturn, and so it is
-        raise BadInput(f"{message} ('{self.prog} --help' tells more)")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    parser = _Parser(prog="distrain", description="Distributed training of Keras models on Horovod.")
+    parser = Parser(prog="distrain", description="Distributed training of Keras models on Horovod.")
     parser.add_argument("--version", action="version", version=f"distrain {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in COMMANDS.items():

@@ -1,0 +1,46 @@
+"""Command lines that cannot be meant: exit code 2 and one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distrain.cli.main import main
+
+JOB = str(Path(__file__).parents[2] / "launch" / "jobs" / "circles.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "'fly'"),
+        (["train"], "JOB.yaml"),
+        (["train", JOB, "--bogus"], "--bogus"),
+        (["launch", "--", "train", JOB], "-n N"),
+        (["launch", "-n", "0", "--", "train", JOB], "-n is 0"),
+        (["launch", "-n", "x", "--", "train", JOB], "'x'"),
+        (["launch", "-n", "2"], "nothing"),
+        (["launch", "-n", "2", "--", "fly"], "'fly'"),
+        (["launch", "-n", "2", "--", "train", JOB, "--bogus"], "--bogus"),
+        (["launch", "-n", "2", "--", "train"], "JOB.yaml"),
+        (["launch", "-n", "2", "--", "train", JOB, "-o", "train.foo=1"], "train.foo"),
+        (["launch", "-n", "3", "--hosts", "a:1,b:1", "--", "train", JOB], "2 slots"),
+        (["launch", "--hosts", "a", "--hostfile", "b", "--", "train", JOB], "both"),
+        (["launch", "-n", "2", "--hostfile", "/nowhere", "--", "train", JOB], "/nowhere"),
+        (["inspect", "/nowhere"], "no run here"),
+    ],
+)
+def test_is_refused_in_one_line(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("distrain: ")
+    assert word in errors
+
+
+def test_a_dry_run_prints_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "-n", "2", "--dry-run", "--", "train", JOB, "-o", "seed=3"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"-m distrain train {JOB} -o seed=3")

@@ -1,0 +1,52 @@
+"""The command lines that start a world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distrain.errors import BadInput
+from distrain.launcher.command import World, parse_hosts, start_command
+
+WORKER = ["train", "job.yaml"]
+
+
+def line(world: World, environment: dict[str, str] | None = None) -> str:
+    return " ".join(start_command(world, WORKER, environment or {}).arguments)
+
+
+def test_gloo_on_this_machine_stays_on_loopback() -> None:
+    command = line(World(2))
+    assert "horovodrun --gloo -np 2 --network-interfaces lo " in command
+    assert command.endswith("-m distrain train job.yaml")
+
+
+def test_gloo_on_hosts_finds_its_own_interfaces() -> None:
+    command = line(World(4, hosts="h1:2,h2:2"))
+    assert "-H h1:2,h2:2" in command
+    assert "--network-interfaces" not in command
+
+
+def test_mpi_carries_settings_and_nothing_else() -> None:
+    environment = {"PATH": "/bin", "HOROVOD_CYCLE_TIME": "1", "SECRET": "x", "NCCL_DEBUG": "INFO"}
+    command = line(World(2, controller="mpi"), environment)
+    assert "mpirun -q -np 2" in command
+    assert "-x HOROVOD_CYCLE_TIME -x NCCL_DEBUG -x PATH" in command
+    assert "SECRET" not in command
+
+
+def test_a_host_file_is_handed_on() -> None:
+    assert "-hostfile hosts" in line(World(2, hostfile=Path("hosts")))
+    assert "--hostfile hosts" in line(World(2, hostfile=Path("hosts"), controller="mpi"))
+
+
+@pytest.mark.parametrize(("text", "slots"), [("h1:2,h2:3", 5), ("h1", 1), ("h1:4", 4)])
+def test_slots_of_hosts(text: str, slots: int) -> None:
+    assert parse_hosts(text) == slots
+
+
+@pytest.mark.parametrize("text", ["", "h1:0", "h1:x", ":2", "h1:2,,h2:2", "h1:-1"])
+def test_hosts_that_are_none(text: str) -> None:
+    with pytest.raises(BadInput, match="HOST:WORKERS"):
+        parse_hosts(text)
