@@ -45,9 +45,11 @@ def main(arguments: argparse.Namespace) -> int:
         assert job is not None
         check_same(started, digest(job))
         code = _train(job, arguments, started, stop)
+        stop.end()
         started.close()
         return code
     except RunEnds as ending:
+        stop.end()
         rank = announced_rank(os.environ)
         if rank == 0 or not ending.agreed:
             where = "" if ending.agreed or rank == 0 else f"rank {rank}: "
@@ -56,11 +58,12 @@ def main(arguments: argparse.Namespace) -> int:
             started.close()
             return ending.exit_code
         _end_at_once(ending.exit_code)
-    except Exception:
+    except Exception as failure:
         # Not swallowed: told, with its traceback, and the process ends. Horovod's and MPI's own shutdown would wait for
         # ranks that wait for this one.
         traceback.print_exc()
-        print(f"distrain: rank {announced_rank(os.environ)}: {sys.exc_info()[1]!r}", file=sys.stderr)
+        place = ", ".join([f"rank {announced_rank(os.environ)}", *getattr(failure, "__notes__", ())])
+        print(f"distrain: {place}: {type(failure).__name__}: {' '.join(str(failure).split())}", file=sys.stderr)
         _end_at_once(EXIT_FAILED)
 
 

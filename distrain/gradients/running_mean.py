@@ -1,7 +1,7 @@
 """The running mean of the gradients: the signal under the noise of the mini-batches, the same on every rank.
 
-After n steps with gradients g_1 .. g_n it is `m_n = m_{n-1} + (g_n - m_{n-1}) / n`, the plain mean of them; written out,
-it is the `avg * (1 - 1/(n + 1)) + g / (n + 1)`, with n counted from 0, of the trainer of 2016. Since g_n is what
+After n steps with gradients g_1 .. g_n it is `m_n = m_{n-1} + (g_n - m_{n-1}) / n`, the plain mean of them; written
+out, it is the `avg * (1 - 1/(n + 1)) + g / (n + 1)`, with n counted from 0, of the trainer of 2016. Since g_n is what
 all ranks have after the allreduce, every rank gets the same mean without a word to the others.
 """
 

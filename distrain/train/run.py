@@ -74,6 +74,9 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
         finished = trainer.train()
         if not finished:
             trainer.recorder.event("stopped", *trainer.place(), signal=stop.name)
+    except Exception as error:
+        error.add_note(f"after step {trainer.progress.step}")
+        raise
     finally:
         trainer.batches.close()
         trainer.recorder.close()

@@ -19,6 +19,14 @@ class StopRequest:
         for number in SIGNALS:
             signal.signal(number, self._note)
 
+    def end(self) -> None:
+        """Ignore all signals from now on: the run has ended, and this process is about to.
+
+        A launcher may send SIGTERM to the ranks that end a moment after the first.
+        """
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     @property
     def name(self) -> str | None:
         """The noted signal's name; None where another rank was asked."""

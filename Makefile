@@ -1,0 +1,47 @@
+# Needs Python 3.11 to 3.13 with pip, make and a C++ compiler; everything else is set up in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := $(PYTHON) docker/environment.py
+
+# Versions stay as they are unless asked otherwise: make requirements UPGRADE=--upgrade
+UPGRADE ?=
+COMPILE = "$$uv" pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-annotate --no-emit-package horovod --custom-compile-command "make requirements" $(UPGRADE)
+
+.DEFAULT_GOAL := help
+.PHONY: help train test check format requirements clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 20
+
+train: ## train a U-Net on generated images with two workers, about two minutes
+	@$(SETUP) --group cpu
+	@$(BIN)/distrain launch -n 2 -- train launch/jobs/circles.yaml --fresh
+
+test: check ## all checks and tests
+	$(BIN)/pytest -n 2 -m "not processes"
+	$(BIN)/pytest -n 2 --dist loadfile -m processes
+
+check: ## format, lint and types
+	@$(SETUP) --group dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: ## rewrite the sources in the project's format
+	@$(SETUP) --group dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+requirements: ## write requirements/*.txt anew from pyproject.toml
+	uv=$$($(SETUP) --print-uv) && \
+	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt && \
+	$(COMPILE) --extra gpu pyproject.toml -c requirements/cpu.txt -o requirements/gpu.txt && \
+	$(COMPILE) --extra cpu --group dev pyproject.toml -c requirements/cpu.txt -o requirements/dev.txt && \
+	$(COMPILE) --group build -c requirements/cpu.txt -o requirements/build.txt && \
+	$(COMPILE) --group uv -o requirements/uv.txt
+
+clean: ## remove the environment and the caches of the tools, never runs
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build distrain.egg-info
+	find distrain docker tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,68 @@
+"""TensorBoard's events, read back as TensorBoard reads them, and cut back to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from distrain.log.tensorboard import EventLog, cut
+
+
+def _write(folder: Path, *steps: int) -> None:
+    log = EventLog(folder)
+    for step in steps:
+        log.scalars(step, {"train/loss": step / 4, "train/learning_rate": 0.5})
+        log.histogram(step, "gradients/norm", np.arange(3.0) * step)
+    log.close()
+
+
+def _read(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def _steps(folder: Path, tag: str = "train/loss") -> list[int]:
+    accumulator = _read(folder)
+    return [event.step for event in accumulator.Tensors(tag)] if tag in accumulator.Tags()["tensors"] else []
+
+
+def test_scalars_and_histograms_are_there_under_their_names(tmp_path: Path) -> None:
+    _write(tmp_path, 1, 2)
+    accumulator = _read(tmp_path)
+    assert set(accumulator.Tags()["tensors"]) == {"train/loss", "train/learning_rate", "gradients/norm"}
+    values = [np.frombuffer(event.tensor_proto.tensor_content, "<f4") for event in accumulator.Tensors("train/loss")]
+    assert [float(value[0]) if len(value) else None for value in values] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(("step", "left"), [(0, []), (2, [1, 2]), (9, [1, 2, 3, 4])])
+def test_what_is_after_the_checkpoint_is_cut_off(tmp_path: Path, step: int, left: list[int]) -> None:
+    _write(tmp_path, 1, 2, 3, 4)
+    cut(tmp_path, step)
+    assert _steps(tmp_path) == _steps(tmp_path, "gradients/norm") == left
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_that_goes_on_twice_draws_one_line(tmp_path: Path) -> None:
+    for steps in ((1, 2, 3), (2, 3, 4), (4, 5)):
+        cut(tmp_path, steps[0] - 1)
+        _write(tmp_path, *steps)
+    cut(tmp_path, 4)
+    assert sorted(_steps(tmp_path)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_event_that_a_kill_left_unfinished_goes(tmp_path: Path, step: int) -> None:
+    _write(tmp_path, 1, 2, 3)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    cut(tmp_path, step)
+    assert _steps(tmp_path) == list(range(1, step + 1))
+
+
+def test_no_folder_has_nothing_to_cut(tmp_path: Path) -> None:
+    cut(tmp_path / "none", 3)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,132 @@
+"""From a job to a model, a loss and an optimizer; what does not fit the data is refused by its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from distrain.data.provider import ExampleSpec
+from distrain.errors import BadInput
+from distrain.model.build import Trained, build
+from tests.small_models import SPEC, make_trained
+from tests.support import make_job
+
+PIXELS = ExampleSpec((44, 44, 1), (44, 44), 2)
+SMALL = {"layers": 1, "features": 1}
+
+
+def _build(spec: ExampleSpec = PIXELS, **sections: Any) -> Trained:
+    return build(make_job(**{"model": SMALL, **sections}), spec, batch_size=4, epoch_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "expected"),
+    [
+        ({}, keras.optimizers.SGD, {"momentum": 0.2, "nesterov": False}),
+        ({"momentum": 0.9, "nesterov": True}, keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
+        ({"name": "adam", "beta_1": 0.8}, keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.999, "epsilon": 1e-7}),
+        ({"name": "tests.small_models:ftrl", "rate": 0.5}, keras.optimizers.Ftrl, {"learning_rate": 0.5}),
+    ],
+)
+def test_optimizers(section: dict[str, Any], kind: type, expected: dict[str, Any]) -> None:
+    optimizer = _build(optimizer=section).optimizer
+    assert type(optimizer) is kind
+    assert {name: optimizer.get_config()[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("every", "length"), [("1 epoch", 5), ("2 epochs", 10), ("3 steps", 3), ("8 examples", 2), ("9 examples", 3)]
+)
+def test_the_learning_rate_falls_by_stairs(every: str, length: int) -> None:
+    section = {"learning_rate": 0.2, "decay_rate": 0.5, "decay_every": every}
+    optimizer = _build(optimizer=section).optimizer
+    rates = []
+    for step in range(2 * length + 1):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
+    # Keras computes the schedule in float32.
+    np.testing.assert_allclose(rates, [0.2] * length + [0.1] * length + [0.05], rtol=1e-6)
+
+
+def test_without_decay_the_rate_is_a_constant() -> None:
+    optimizer = _build(optimizer={"learning_rate": 0.3}).optimizer
+    optimizer.iterations.assign(10_000)
+    assert float(optimizer.learning_rate) == np.float32(0.3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_all_variables_have_the_precision(precision: str) -> None:
+    trained = _build(train={"precision": precision})
+    slots = [variable for variable in trained.optimizer.variables if "momentum" in variable.path]
+    assert {variable.dtype.name for variable in trained.trainable()} == {precision}
+    assert {str(variable.dtype) for variable in slots} == {precision}
+    assert trained.model(tf.zeros((1, 44, 44, 1), precision)).dtype == precision
+
+
+def test_the_jobs_seed_makes_the_weights() -> None:
+    def weights(**sections: Any) -> list[bytes]:
+        return [weight.numpy().tobytes() for weight in _build(**sections).model.trainable_variables]
+
+    assert weights(seed=3) == weights(seed=3)
+    assert weights(seed=3) != weights(seed=4)
+    custom = [make_trained("convolution", seed=seed).trainable()[0].numpy().tobytes() for seed in (3, 3, 4)]
+    assert custom[0] == custom[1] != custom[2]
+
+
+def test_what_is_trained_what_is_averaged_and_what_draws_are_told_apart() -> None:
+    trained = make_trained("batch_norm")
+    assert [len(trained.trainable()), len(trained.buffers()), len(trained.random_states())] == [6, 2, 0]
+    assert [variable.shape.rank for variable in trained.kernels()] == [4, 2]
+    assert len(make_trained("dropout").random_states()) == 2
+    assert len(_build(model={**SMALL, "keep_probability": 0.5}).random_states()) == 2
+    assert len(make_trained("frozen").buffers()) == 2
+
+
+def test_a_known_architecture_takes_the_datas_form() -> None:
+    spec = ExampleSpec((32, 32, 3), (), 5)
+    options = {"name": "application", "architecture": "MobileNetV2", "options": {"alpha": 0.35}}
+    trained = _build(spec, model=options)
+    logits = trained.model(tf.random.stateless_normal((2, 32, 32, 3), seed=[1, 2]), training=False)
+    assert logits.shape == (2, 5)
+    assert not np.allclose(tf.reduce_sum(logits, axis=1), 1)  # logits, no probabilities
+    assert len(trained.buffers()) > 50
+
+
+def test_a_loss_of_the_users_own_gets_its_options() -> None:
+    trained = _build(loss={"name": "tests.small_models:zero_loss", "factor": 2.0})
+    assert trained.loss(tf.zeros((1, 2, 2), tf.int32), tf.ones((1, 2, 2, 2))).numpy().tolist() == [16]
+    assert trained.l2 == 0
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"model": {"channels": 3}}, r"'model\.channels' is 3, but the data has 1"),
+        ({"model": {"classes": 5}}, r"'model\.classes' is 5, but the data has 2"),
+        ({"model": {"layers": 3}, "spec": ExampleSpec((40, 40, 1), (40, 40), 2)}, "does not take images of 40 x 40"),
+        ({"model": {"layers": 1, "kernel": 23}}, "does not take images of 44 x 44"),
+        ({"loss": {"class_weights": [1, 2, 3]}}, r"'loss\.class_weights': expected 2 numbers, one a class, got 3"),
+        ({"model": {"name": "application", "architecture": "MobileNetV9"}}, "'MobileNetV9', expected one of .*VGG16"),
+        ({"model": {"name": "application", "architecture": "mobilenet"}}, "'mobilenet', expected one of"),
+        ({"model": {"name": "application", "architecture": "VGG16", "options": {"x": 1}}}, "'model': VGG16"),
+        ({"model": {"name": "application", "architecture": "VGG16", "weights": "no.h5"}}, "'model': VGG16"),
+        ({"model": {"name": "tests.small_models:pixels"}}, r"gives \[1, 44, 44, 3\], expected .*with 2 classes"),
+        ({"model": {"name": "tests.small_models:dense"}}, r"expected \[batch, height, width, classes\]"),
+        ({"model": SMALL, "spec": SPEC}, r"gives \[1, 2, 2, 3\], expected \[batch, classes\] with 3 classes"),
+        ({"model": {"name": "tests.small_models:no_model"}}, "returned str, expected a keras.Model"),
+        ({"model": {"name": "tests.small_models:nothing"}}, "has no function 'nothing'"),
+        ({"model": {"name": "tests.nowhere:model"}}, "cannot import 'tests.nowhere'"),
+        ({"model": {"name": "tests.small_models:convolution", "color": 1}}, "cannot be called like this.*color"),
+        ({"model": {"name": "tests.small_models:refusing"}}, "not on a Monday"),
+        ({"optimizer": {"name": "tests.small_models:no_optimizer", "rate": 1.0}}, "returned float"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(sections: dict[str, Any], words: str) -> None:
+    spec = sections.pop("spec", PIXELS)
+    with pytest.raises(BadInput, match=words) as caught:
+        _build(spec, **sections)
+    assert len(str(caught.value).splitlines()) == 1

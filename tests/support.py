@@ -1,0 +1,63 @@
+"""What tests of several packages share; no TensorFlow here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from distrain.data.provider import Example, ExampleSpec
+from distrain.errors import BadInput
+from distrain.job.load import check_job
+from distrain.job.schema import Job
+from distrain.world.control import BytesControl, Control
+from distrain.world.topology import World
+
+T = TypeVar("T")
+
+
+def make_job(**sections: Any) -> Job:
+    """A job of circles with these sections."""
+    return check_job({"data": {"train": {"provider": "circles"}}, **sections}, source="test")
+
+
+class Numbered:
+    """Examples that tell their index: an image full of it, its label the index modulo 3; some cannot be read."""
+
+    def __init__(self, examples: int, unreadable: tuple[int, ...] = ()) -> None:
+        self.spec = ExampleSpec((4, 4, 1), (), 3)
+        self._examples = examples
+        self._unreadable = unreadable
+
+    def __len__(self) -> int:
+        return self._examples
+
+    def read(self, index: int) -> Example:
+        if index in self._unreadable:
+            raise BadInput(f"picture_{index}.png: broken")
+        return Example(np.full((4, 4, 1), index, np.float32), np.asarray(index % 3, np.int32))
+
+
+def in_world(size: int, action: Callable[[World, Control], T]) -> list[Future[T]]:
+    """Run `action` for each rank of a world of threads, until all have ended; in rank order."""
+    slots = [b""] * size
+    barrier = threading.Barrier(size, timeout=30)
+
+    def gather_for(rank: int) -> Callable[[bytes], list[bytes]]:
+        def gather(data: bytes) -> list[bytes]:
+            slots[rank] = data
+            barrier.wait()
+            seen = list(slots)
+            barrier.wait()
+            return seen
+
+        return gather
+
+    with ThreadPoolExecutor(size) as executor:
+        return [
+            executor.submit(action, World(rank, size, rank, size, "gloo"), BytesControl(gather_for(rank)))
+            for rank in range(size)
+        ]
