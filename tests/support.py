@@ -41,6 +41,39 @@ class Numbered:
         return Example(np.full((4, 4, 1), index, np.float32), np.asarray(index % 3, np.int32))
 
 
+class Reading:
+    """A provider of the user's own that gives what it was made with, whatever that is."""
+
+    def __init__(self, example: Any, examples: int = 3) -> None:
+        self.spec = ExampleSpec((4, 4, 1), (), 3)
+        self._example = example
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return self._examples
+
+    def read(self, index: int) -> Any:
+        return self._example
+
+
+def reading(image: Any = 0.0, label: Any = 1, shape: tuple[int, ...] = (4, 4, 1), examples: int = 3) -> Reading:
+    return Reading((np.full(shape, image), label), examples)
+
+
+def reading_text() -> Reading:
+    return Reading("no pair")
+
+
+class SpecAlone:
+    """Half a provider."""
+
+    spec = ExampleSpec((4, 4, 1), (), 3)
+
+
+def choosy(colour: str) -> Numbered:
+    raise ValueError(f"no {colour}\n today")
+
+
 def in_world(size: int, action: Callable[[World, Control], T]) -> list[Future[T]]:
     """Run `action` for each rank of a world of threads, until all have ended; in rank order."""
     slots = [b""] * size

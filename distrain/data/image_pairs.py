@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distrain.data import images as decoding
-from distrain.data.images import Array, Shape, shown, words
+from distrain.data.formats.files import Array, Shape, shown, words
 from distrain.data.provider import Example, ExampleSpec, FloatArray, LabelArray
 from distrain.errors import BadInput
 

@@ -16,10 +16,11 @@ class RunningMean:
     """Running mean of a list of gradients, kept beside their variables on the device.
 
     `means[i]` has the shape and dtype of variable i (float32, or float64 with `train.precision: float64`); `count`
-    (int64) is n. Only finite gradients may be given to it.
+    (int64) is n. Only finite gradients may be given to it. Its norms are computed where n is a multiple of `every`.
     """
 
-    def __init__(self, variables: Sequence[tf.Variable]) -> None:
+    def __init__(self, variables: Sequence[tf.Variable], *, every: int = 1) -> None:
+        self._every = every
         self.means = [
             tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False, name=f"gradient_mean_{number}")
             for number, variable in enumerate(variables)
@@ -27,13 +28,22 @@ class RunningMean:
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False, name="gradient_count")
 
     def update(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Take in one step's gradients; returns |m_n|^2 of each variable, [variables]. For use in a `tf.function`."""
+        """Take in one step's gradients; for use in a `tf.function`.
+
+        Returns |m_n|^2 of each variable, [variables], or nothing, [0], where they are not due.
+        """
         count = self.count.assign_add(1)
-        squares = []
-        for mean, gradient in zip(self.means, gradients, strict=True):
-            updated = mean.assign_add((gradient - mean) / tf.cast(count, mean.dtype))
-            squares.append(sum_of_squares(updated))
-        return tf.stack(squares)
+        updated = [
+            mean.assign_add((gradient - mean) / tf.cast(count, mean.dtype))
+            for mean, gradient in zip(self.means, gradients, strict=True)
+        ]
+
+        def squares() -> tf.Tensor:
+            return tf.stack([sum_of_squares(mean) for mean in updated])
+
+        if self._every == 1:
+            return squares()
+        return tf.cond(count % self._every == 0, squares, lambda: tf.zeros([0], updated[0].dtype))
 
 
 def sum_of_squares(tensor: tf.Tensor) -> tf.Tensor:

@@ -81,7 +81,8 @@ class Recorder:
             return
         with self._noting_failure():
             self._events.histogram(step, "gradients/norm", np.sqrt(result.gradient_squares.numpy()))
-            self._events.histogram(step, "gradients/mean_norm", np.sqrt(result.mean_squares.numpy()))
+            if result.mean_squares.shape[0]:
+                self._events.histogram(step, "gradients/mean_norm", np.sqrt(result.mean_squares.numpy()))
 
     def epoch(self, step: int, epoch: int, position: int, loss: float | None) -> None:
         """Record the end of an epoch with the mean loss over its examples (none where all its steps were skipped)."""

@@ -26,8 +26,8 @@ class StepResult(NamedTuple):
     """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
 
     `flags` [3]: how many ranks raised STOP, SAVE, FAILED. `gradient_squares`, `mean_squares` [variables]: squared L2
-    norms of the gradient and of its running mean (empty with `gradients: off`). With `applied` false nothing was
-    updated: loss or gradient were not finite, or a rank had failed.
+    norms of the gradient and of its running mean; the latter empty, [0], where it is not kept or not due. With
+    `applied` false nothing was updated: loss or gradient were not finite, or a rank had failed.
     """
 
     loss: tf.Tensor
@@ -88,7 +88,7 @@ def build_train_step(
         def skip() -> tf.Tensor:
             for buffer, value in zip(buffers, buffers_before, strict=True):
                 buffer.assign(value)
-            return tf.zeros([len(variables) if running_mean is not None else 0], dtype)
+            return tf.zeros([0], dtype)
 
         applied = finite & (flags[FAILED] == 0)
         mean_squares = tf.cond(applied, apply, skip)

@@ -95,7 +95,9 @@ def build_parts(job: Job, started: Started) -> Parts:
         validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False)
     schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
     trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
-    running_mean = RunningMean(trained.trainable()) if job.gradients.enabled else None
+    running_mean: RunningMean | None = None
+    if job.gradients.enabled:
+        running_mean = RunningMean(trained.trainable(), every=job.gradients.every)
     return Parts(training, validation, schedule, trained, running_mean, ReplicaState(trained, running_mean))
 
 

@@ -51,7 +51,8 @@ def test_a_batch_holds_the_examples_of_its_indices() -> None:
         assert local.images[:, 1, 2, 0].tolist() == local.indices
         assert local.labels.tolist() == [index % 3 for index in local.indices]
         assert local.weights.tolist() == [1] * len(local.indices)
-        assert (local.images.dtype, local.labels.dtype, local.weights.dtype) == ("float32", "int32", "float32")
+        dtypes = [array.dtype.name for array in (local.images, local.labels, local.weights)]
+        assert dtypes == ["float32", "int32", "float32"]
         assert local.error is None
 
 

@@ -22,7 +22,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from distrain.data.images import MAX_SAMPLES, count_pages, has_one_page, is_image, page_shape, read_page
+from distrain.data.formats.files import MAX_SAMPLES
+from distrain.data.images import count_pages, has_one_page, is_image, page_shape, read_page
 from distrain.errors import BadInput
 
 Array = npt.NDArray[Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -67,5 +69,5 @@ def test_it_keeps_shapes_types_and_is_not_trained() -> None:
 
 
 @pytest.mark.parametrize("value", [3.0, [3.0, -4.0], [[1.0, 2.0], [3.0, 4.0]]])
-def test_sum_of_squares(value: object) -> None:
+def test_sum_of_squares(value: Any) -> None:
     assert float(sum_of_squares(tf.constant(value))) == np.sum(np.square(value))

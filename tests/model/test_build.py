@@ -32,8 +32,8 @@ def _build(spec: ExampleSpec = PIXELS, **sections: Any) -> Trained:
         ({"name": "tests.small_models:ftrl", "rate": 0.5}, keras.optimizers.Ftrl, {"learning_rate": 0.5}),
     ],
 )
-def test_optimizers(section: dict[str, Any], kind: type, expected: dict[str, Any]) -> None:
-    optimizer = _build(optimizer=section).optimizer
+def test_optimizers(section: dict[str, Any], kind: Any, expected: dict[str, Any]) -> None:
+    optimizer: Any = _build(optimizer=section).optimizer
     assert type(optimizer) is kind
     assert {name: optimizer.get_config()[name] for name in expected} == expected
 

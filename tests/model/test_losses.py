@@ -19,7 +19,8 @@ def _drawn(shape: tuple[int, ...], classes: int = 3) -> tuple[npt.NDArray[np.int
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     powers: npt.NDArray[np.float64] = np.exp(logits)
-    return powers / powers.sum(axis=-1, keepdims=True)
+    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
 
 
 @pytest.mark.parametrize("shape", SHAPES)

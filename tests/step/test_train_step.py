@@ -28,7 +28,7 @@ class Trainee:
     def __init__(self, trained: Trained, collectives: Collectives | None = None, **options: Any) -> None:
         self.trained = trained
         self.collectives = collectives or AloneCollectives()
-        self.mean = RunningMean(trained.trainable())
+        self.mean = RunningMean(trained.trainable(), every=options.pop("every", 1))
         self.step: TrainStep = build_train_step(trained, self.mean, self.collectives, SPEC, **options)
         self.start = values(self.state())
 
@@ -76,8 +76,8 @@ def _gradients(trained: Trained, examples: Arrays) -> list[npt.NDArray[Any]]:
         with tf.GradientTape() as tape:
             logits = trained.model(tf.cast(image[None], trained.trainable()[0].dtype), training=True)
             loss = trained.loss(tf.constant(label[None]), logits)[0]
-        for total, gradient in zip(sums, tape.gradient(loss, trained.trainable()), strict=True):
-            total += gradient.numpy()
+        gradients = tape.gradient(loss, trained.trainable())
+        sums = [total + gradient.numpy() for total, gradient in zip(sums, gradients, strict=True)]
     return [total / len(images) for total in sums]
 
 
@@ -164,7 +164,7 @@ def test_a_step_that_is_not_finite_leaves_every_bit_as_it_was(model: str, bad: f
     result = trainee((images, labels))
     assert not bool(result.applied)
     assert bits(trainee.state()) == before
-    assert result.mean_squares.shape == result.gradient_squares.shape
+    assert result.mean_squares.shape == (0,)
 
 
 def test_no_buffer_gets_worse_than_finite() -> None:
@@ -260,6 +260,14 @@ def test_without_a_running_mean_the_training_is_the_same() -> None:
         result = step(images, labels, np.ones(4, np.float32), KEY, NO_FLAGS)
     assert result.mean_squares.shape == (0,)
     assert bits(trained.trainable()) == bits(with_mean.trained.trainable())
+
+
+def test_norms_of_the_mean_come_when_they_are_due_and_the_mean_itself_each_step() -> None:
+    always, now_and_then = _trainee(), _trainee(every=3)
+    for step in range(1, 7):
+        expected, result = (trainee(make_examples(3, seed=step)) for trainee in (always, now_and_then))
+        assert result.mean_squares.numpy().tolist() == ([] if step % 3 else expected.mean_squares.numpy().tolist())
+    assert bits(now_and_then.state()) == bits(always.state())
 
 
 def test_a_variable_without_a_gradient_stays() -> None:

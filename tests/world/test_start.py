@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from distrain.errors import BadInput
-
 from distrain.world.control import AloneControl, Control
 from distrain.world.devices import threads_for
 from distrain.world.start import Launched, Started, announced_rank, check_same, launched, start

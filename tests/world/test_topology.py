@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from distrain.world.topology import World, share
 def test_shares_cover_all_once_in_rank_order_and_are_even(count: int, size: int) -> None:
     shares = [share(count, rank=rank, size=size) for rank in range(size)]
     assert (shares[0].start, shares[-1].stop) == (0, count)
-    assert all(one.stop == other.start for one, other in zip(shares, shares[1:], strict=False))
+    assert all(one.stop == other.start for one, other in pairwise(shares))
     lengths = [part.stop - part.start for part in shares]
     assert max(lengths) - min(lengths) <= 1
 

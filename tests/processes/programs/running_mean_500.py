@@ -24,8 +24,8 @@ from distrain.world.start import start
 class Recording(RunningMean):
     """Also keeps the last gradients, for the test to read."""
 
-    def __init__(self, variables: Sequence[tf.Variable]) -> None:
-        super().__init__(variables)
+    def __init__(self, variables: Sequence[tf.Variable], *, every: int) -> None:
+        super().__init__(variables, every=every)
         self.last = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in variables]
         self.averages = [np.zeros(variable.shape, np.float64) for variable in variables]
         recordings.append(self)
@@ -37,7 +37,7 @@ class Recording(RunningMean):
 
 
 recordings: list[Recording] = []
-run.RunningMean = Recording  # type: ignore[attr-defined]  # to read gradients
+run.RunningMean = Recording  # type: ignore[attr-defined, assignment]  # to read gradients
 states: list[ReplicaState] = []
 make_step = Trainer.make_step
 
