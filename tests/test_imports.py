@@ -16,10 +16,9 @@ LAYERS = {"distrain": 0, "distrain.errors": 0, "distrain.factory": 1, "distrain.
 LAUNCHER_MAY = {"distrain", *(f"distrain.{name}" for name in ("errors", "launcher", "job", "world", "log"))}
 HEAVY = {"tensorflow", "keras", "horovod", "mpi4py"}
 LIGHT = (
-    *("errors", "factory", "job", "launcher", "cli"),
+    *("errors", "factory", "job", "data", "launcher", "cli"),
     *(f"world.{name}" for name in ("start", "control", "topology", "versions")),
-    *(f"data.{name}" for name in ("order", "provider", "circles", "images", "image_pairs", "crop", "batches")),
-    *("data.select", "checkpoint.store", "log.records", "log.folder", "log.terminal"),
+    *("checkpoint.store", "log.records", "log.folder", "log.terminal"),
 )
 
 

@@ -316,6 +316,16 @@ def test_random_draws_follow_from_the_key_alone() -> None:
     assert len(set(losses)) == 3
 
 
+def test_two_dropouts_in_a_row_keep_the_product_of_what_each_keeps() -> None:
+    """A quarter of 1440 pixels, within 4 standard errors; were both to draw the same, it would be a half."""
+    trainee, kept = _trainee("dropout"), 0
+    for number in range(40):
+        trainee.restore(trainee.start)
+        trainee(make_examples(1), key=np.array([number, 0], np.uint32))
+        kept += np.count_nonzero(trainee.mean.means[0].numpy().any(axis=1))
+    assert abs(kept / 1440 - 0.25) < 4 * (0.25 * 0.75 / 1440) ** 0.5
+
+
 def test_optimizer_steps_are_counted_and_the_rate_told_is_the_one_used() -> None:
     decaying = {"learning_rate": 0.2, "decay_rate": 0.5, "decay_every": "2 steps"}
     trainee, rates = Trainee(make_trained(optimizer=decaying)), []
