@@ -55,6 +55,7 @@ def build_train_step(
     """The compiled step for examples of `spec`; it is traced once, whatever the sizes of the shares."""
     variables = trained.trainable()
     buffers = trained.buffers()
+    averaged = [number for number, buffer in enumerate(buffers) if buffer.dtype.is_floating]
     dtype = variables[0].dtype
 
     def step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> StepResult:
@@ -66,23 +67,32 @@ def build_train_step(
 
         count = tf.reduce_sum(weights)
         vector = tf.concat([[loss_sum, count], tf.cast(flags, dtype)], axis=0)
-        summed = collectives.sum_group([*gradients, *(buffer * count for buffer in buffers), vector])
+        # What the forward pass changed is averaged, not the values: frozen weights then keep every bit.
+        changes = [
+            (buffers[number] - buffers_before[number]) * tf.cast(count, buffers[number].dtype) for number in averaged
+        ]
+        summed = collectives.sum_group([*gradients, *changes, vector])
         total = summed[-1]
         loss, flags = total[0] / total[1], total[2:]
         gradients = [gradient / total[1] for gradient in summed[: len(variables)]]
-        buffers_after = [buffer / total[1] for buffer in summed[len(variables) : -1]]
+        buffers_after = [
+            buffers_before[number] + change / tf.cast(total[1], change.dtype)
+            for number, change in zip(averaged, summed[len(variables) : -1], strict=True)
+        ]
 
         squares = tf.stack([sum_of_squares(gradient) for gradient in gradients])
         norm = tf.sqrt(tf.reduce_sum(squares))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        for buffer in buffers_after:
+            finite &= tf.reduce_all(tf.math.is_finite(buffer))
         learning_rate = tf.identity(tf.convert_to_tensor(trained.optimizer.learning_rate))
 
         def apply() -> tf.Tensor:
             mean_squares = running_mean.update(gradients) if running_mean is not None else tf.zeros([0], dtype)
             clipped = gradients if clip_norm is None else _clipped(gradients, norm, clip_norm)
             trained.optimizer.apply(clipped, trained.model.trainable_variables)
-            for buffer, value in zip(buffers, buffers_after, strict=True):
-                buffer.assign(value)
+            for number, value in zip(averaged, buffers_after, strict=True):
+                buffers[number].assign(value)
             return mean_squares
 
         def skip() -> tf.Tensor:
