@@ -35,7 +35,7 @@ def _find(name: str, key: str) -> Callable[..., Any]:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, ValueError, TypeError) as error:
         raise BadInput(f"'{key}': cannot import '{module_name}' ({error}), expected package.module:factory") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):

@@ -54,6 +54,9 @@ class ReplicaState:
         """
         reader = tf.train.load_checkpoint(str(folder / PREFIX))
         shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        more = sorted(shapes.keys() - self.variables.keys() - {"_CHECKPOINTABLE_OBJECT_GRAPH"})
+        if more:
+            raise BadInput(f"{folder}: '{more[0]}': expected no such variable, it is of another model")
         for name, variable in self.variables.items():
             if list(shapes.get(name, ())) != variable.shape.as_list() or types.get(name) != variable.dtype:
                 seen = f"{types[name].name} {shapes[name]}" if name in shapes else "no such variable"

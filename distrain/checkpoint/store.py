@@ -18,6 +18,7 @@ from typing import Any
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+SEAL = "sha256"
 NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -104,7 +105,7 @@ def save(folder: Path, manifest: Manifest, write: Callable[[Path], None], *, kee
             manifest.files[file.name] = [file.stat().st_size, _sha256(file)]
             _flush(file)
         file = temporary / MANIFEST
-        file.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+        file.write_text(_text(asdict(manifest)), encoding="utf-8")
         _flush(file)
         _flush(temporary)
         if path.exists():
@@ -113,6 +114,8 @@ def save(folder: Path, manifest: Manifest, write: Callable[[Path], None], *, kee
         temporary.rename(path)
         _flush(folder)
     finally:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
         for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
     _prune(folder, keep=keep, newest=manifest.progress.step)
@@ -134,7 +137,11 @@ def _prune(folder: Path, *, keep: int, newest: int) -> None:
 
 def _verified(path: Path, step: int) -> Found:
     try:
-        raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        raw = json.loads(text)
+        del raw[SEAL]
+        if text != _text(raw):
+            return Found(path, step, None, "manifest does not match its sha256")
         progress = Progress(**raw.pop("progress"))
         manifest = Manifest(progress=progress, **raw)
     except FileNotFoundError:
@@ -152,6 +159,12 @@ def _verified(path: Path, step: int) -> Found:
         if _sha256(file) != sha256:
             return Found(path, step, None, f"{name} does not match its sha256")
     return Found(path, step, manifest, None)
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    """A manifest as it stands in its file, sealed by a sha256 over the rest."""
+    seal = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**manifest, SEAL: seal}, indent=1) + "\n"
 
 
 def _sha256(path: Path) -> str:

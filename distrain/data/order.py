@@ -65,13 +65,21 @@ def permute(places: npt.NDArray[np.uint64], *, examples: int, seed: int, epoch: 
         return places.copy()
     low_bits = ((examples - 1).bit_length() + 1) // 2
     high_bits = (examples - 1).bit_length() - low_bits
-    keys = [mix(mix(seed) ^ mix(epoch + 1) ^ number) for number in range(ROUNDS)]
+    keys = [mix_all(seed, epoch, number) for number in range(ROUNDS)]
     values = _feistel(places.astype(np.uint64), low_bits, high_bits, keys)
     outside = values >= examples
     while outside.any():
         values[outside] = _feistel(values[outside], low_bits, high_bits, keys)
         outside = values >= examples
     return values
+
+
+def mix_all(*values: int) -> int:
+    """A 64-bit hash of several integers, in this order: exchanged, they give another."""
+    result = 0
+    for value in values:
+        result = mix(result ^ mix(value))
+    return result
 
 
 def mix(value: int) -> int:

@@ -86,7 +86,8 @@ def _provider(options: schema.ProviderChoice, *, key: str, seed: int) -> Provide
             same_size=options.crop is None,
         )
     provider: Provider = call_factory(options.provider, options.options, key=key)
-    if not isinstance(getattr(provider, "spec", None), ExampleSpec):
+    whole = hasattr(provider, "__len__") and callable(getattr(provider, "read", None))
+    if not whole or not isinstance(getattr(provider, "spec", None), ExampleSpec):
         raise BadInput(f"'{key}': {options.provider} returned no provider: expected spec, len and read(index)")
     return _Checked(provider)
 
@@ -104,6 +105,8 @@ class _Checked:
     def read(self, index: int) -> Example:
         image, label = self._provider.read(index)
         labels = np.asarray(label)
+        if not np.array_equal(labels, np.floor(labels)) and not np.isnan(labels).any():
+            raise BadInput(f"example {index}: label values {labels.min()} to {labels.max()}, expected whole numbers")
         if labels.size and not (0 <= labels.min() and labels.max() < self.spec.classes):
             raise BadInput(
                 f"example {index}: label values {labels.min()} to {labels.max()}, expected 0 to {self.spec.classes - 1}"

@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 UNITS = ("step", "epoch", "example", *SECONDS)
+LONGEST = 1e15  # whole numbers beyond are not exact in a float
 EXPECTED = 'a number of steps, or text such as "120 steps", "2 epochs", "5000 examples" or "10 minutes"'
 
 
@@ -41,24 +42,27 @@ class Duration:
         if isinstance(value, Duration):
             return value
         if isinstance(value, int) and not isinstance(value, bool):
-            return cls._checked(float(value), "step")
+            return cls._checked(value, "step")
         if not isinstance(value, str):
             raise ValueError(f"expected {EXPECTED}")
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())
         if match is None:
             raise ValueError(f"expected {EXPECTED}")
-        unit = match[2].removesuffix("s") or "step"
+        name = match[2]
+        unit = next((unit for unit in UNITS if name in (unit, unit + "s")), name) if name else "step"
         return cls._checked(float(match[1]), unit)
 
     @classmethod
     def _checked(cls, amount: float, unit: str) -> Duration:
         if unit not in UNITS:
             raise ValueError(f"unknown unit '{unit}', expected one of {', '.join(name + 's' for name in UNITS)}")
+        if amount > LONGEST:
+            raise ValueError(f"expected at most {LONGEST:.0e}")
         if amount <= 0:
             raise ValueError("expected more than 0")
         if unit not in SECONDS and amount != int(amount):
             raise ValueError(f"expected a whole number of {unit}s")
-        return cls(amount, unit)
+        return cls(float(amount), unit)
 
     def __str__(self) -> str:
         amount = int(self.amount) if self.amount == int(self.amount) else self.amount

@@ -48,11 +48,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: text that it would take for a number is quoted."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
@@ -77,6 +82,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{path}: expected a mapping of keys, got {_shown(value)}")
     return {str(key): item for key, item in value.items()}
+
+
+def dump_yaml(value: dict[str, Any]) -> str:
+    """YAML text that `read_yaml` reads as the same values, keys in their order."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False))
 
 
 def check_job(raw: dict[str, Any], *, source: str) -> Job:
@@ -136,7 +146,8 @@ def _parse(text: str, *, source: str) -> Any:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise BadInput(f"{source}{where}: not valid YAML ({error.problem or error.context})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        # PyYAML lets out what its converters of dates, numbers and bytes raise.
         raise BadInput(f"{source}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
@@ -195,6 +206,8 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
             tagged = key
             owner = ALTERNATIVES[key].get(str(part))
             continue
+        if isinstance(part, str) and (part == "str" or "[" in part or "(" in part):
+            continue  # which form of a value was tried
         last = depth == len(loc) - 1
         if not last and owner is not None:
             field = owner.model_fields.get(str(part))
@@ -216,6 +229,9 @@ def _nearest(name: str, valid: list[str]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except (ValueError, TypeError):
+        text = repr(value)  # holds itself, or has keys that JSON cannot have
     text = " ".join(text.split())
     return f"'{text[:77]}...'" if len(text) > 80 else f"'{text}'"

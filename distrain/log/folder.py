@@ -8,10 +8,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from distrain.errors import BadInput
-from distrain.job.load import conflicts, differences, read_yaml
+from distrain.job.load import conflicts, differences, dump_yaml, read_yaml
 from distrain.log.records import read
 
 LOCK = ".lock"
@@ -37,6 +35,7 @@ def move_aside(path: Path) -> Path | None:
 
     Raises `BadInput` where a run is using it.
     """
+    path = path.resolve()
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     if path.is_dir():
@@ -82,7 +81,7 @@ def check_job(folder: RunFolder, job: dict[str, Any]) -> list[str]:
     Raises `BadInput` naming those that do, or where the folder holds something else than a run.
     """
     if not folder.job.exists():
-        others = sorted(name for name in os.listdir(folder.path) if name != LOCK)
+        others = sorted(name for name in os.listdir(folder.path) if name != LOCK and not name.startswith("tmp_"))
         if others:
             raise BadInput(
                 f"{folder.path}: holds '{others[0]}' but no job.yaml, expected a run's folder or an empty one"
@@ -102,7 +101,7 @@ def write_job(folder: RunFolder, job: dict[str, Any], versions: dict[str, str]) 
     """Write the resolved job, with the versions as comments so that the file is a job file itself."""
     heading = "".join(f"# {name}: {version}\n" for name, version in versions.items())
     temporary = folder.job.with_name("tmp_job.yaml")
-    temporary.write_text(heading + yaml.safe_dump(job, sort_keys=False), encoding="utf-8")
+    temporary.write_text(heading + dump_yaml(job), encoding="utf-8")
     temporary.replace(folder.job)
 
 

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Events that stay when a log is cut: they tell what happened to the run, not what it did.
+LASTING = ("started", "resumed", "stopped")
+
 
 class RecordLog:
     """Appends records to a file; each is one write of one line, so that a kill leaves it whole or absent."""
@@ -54,7 +57,7 @@ def cut(path: Path, step: int) -> int:
         return 0
     kept, removed = [], 0
     for record in read(path):
-        if record.get("step", 0) <= step or record.get("kind") == "event":
+        if record.get("step", 0) <= step or record.get("event") in LASTING:
             kept.append(record)
         else:
             removed += 1

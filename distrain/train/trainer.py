@@ -13,7 +13,7 @@ import numpy.typing as npt
 from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches, LocalBatch
-from distrain.data.order import mix
+from distrain.data.order import mix_all
 from distrain.errors import BadInput, Diverged, RunFailed
 from distrain.job.duration import Cursor
 from distrain.job.schema import Job
@@ -119,7 +119,7 @@ class Trainer:
 
     def random_key(self) -> npt.NDArray[np.uint32]:
         """The key [2] of this step's random draws, a function of (seed, step, rank)."""
-        value = mix(mix(self.job.seed) ^ mix(self.progress.step) ^ self.world.rank)
+        value = mix_all(self.job.seed, self.progress.step, self.world.rank)
         return np.array([value & 0xFFFFFFFF, value >> 32], np.uint32)
 
     def record(self, before: Progress, local: LocalBatch, result: StepResult) -> None:

@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from distrain.errors import BadInput, RunEnds, RunFailed
+from distrain.errors import BadInput, Diverged, RunEnds, RunFailed
 
 T = TypeVar("T")
 
-KINDS: dict[str, type[RunEnds]] = {kind.__name__: kind for kind in (BadInput, RunFailed)}
+KINDS: dict[str, type[RunEnds]] = {kind.__name__: kind for kind in (BadInput, Diverged, RunFailed)}
 
 
 class Control(Protocol):
