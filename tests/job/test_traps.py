@@ -111,6 +111,13 @@ def test_the_key_is_the_users_without_any_word_of_the_checker(tmp_path: Path, tr
         _load(tmp_path, f"data: {{train: {train}}}\n")
 
 
+@pytest.mark.parametrize("key", ["data.train.radius[0]", "train.str", "str", "model.features(2)", "seed[int]"])
+def test_an_unknown_key_is_named_whatever_it_is_made_of(tmp_path: Path, key: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        _load(tmp_path, CIRCLES, f"{key}=1")
+    assert f"unknown key '{key}'" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "override", "key", "expected"),
     [

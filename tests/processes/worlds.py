@@ -68,7 +68,9 @@ def begin(way: str, *arguments: str | Path, cwd: Path | None = None) -> subproce
 
 def begin_program(command: list[str], cwd: Path | None = None) -> subprocess.Popen[str]:
     """Start any command as the tests start theirs."""
-    environment = {**os.environ, **MPI_AS_ROOT, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # As in an activated environment: horovodrun looks for mpirun on the PATH.
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment = {**os.environ, **MPI_AS_ROOT, "PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
         command,
         cwd=cwd,
