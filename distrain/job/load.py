@@ -167,7 +167,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ErrorDetails) -> str:
-    key, owner = _locate(error["loc"])
+    key, owner = _locate(error["loc"], users_own=error["type"] == "extra_forbidden")
     seen = _shown(error["input"])
     kind = error["type"]
     if kind == "extra_forbidden":
@@ -196,8 +196,11 @@ def _explain(error: ErrorDetails) -> str:
     return f"'{key}': expected {message}, got {seen}"
 
 
-def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
-    """The dotted key of an error, without pydantic's own tags, and the section that owns the key."""
+def _locate(loc: tuple[int | str, ...], *, users_own: bool) -> tuple[str, type[BaseModel] | None]:
+    """The dotted key of an error, without pydantic's own tags, and the section that owns the key.
+
+    `users_own`: the last part is a key that the user made up, whatever it looks like.
+    """
     key = ""
     owner: type[BaseModel] | None = Job
     tagged = ""
@@ -206,9 +209,10 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
             tagged = key
             owner = ALTERNATIVES[key].get(str(part))
             continue
-        if isinstance(part, str) and (part == "str" or "[" in part or "(" in part):
-            continue  # which form of a value was tried
         last = depth == len(loc) - 1
+        tag = isinstance(part, str) and (part == "str" or "[" in part or "(" in part)
+        if tag and not (last and users_own):
+            continue  # which form of a value was tried
         if not last and owner is not None:
             field = owner.model_fields.get(str(part))
             annotation = field.annotation if field else None

@@ -69,8 +69,11 @@ def test_one_model_takes_images_of_any_size() -> None:
     assert model(tf.zeros((3, 24, 28, 1))).shape == (3, 8, 12, 2)
 
 
-def test_two_builds_with_a_seed_are_equal_and_other_seeds_and_layers_differ() -> None:
-    one, two, other = _unet(**SMALL), _unet(**SMALL), _unet(**SMALL, seed=8)
+@pytest.mark.parametrize("keep", [0.75, 1.0])
+def test_two_builds_with_a_seed_are_equal_and_other_seeds_and_layers_differ(keep: float) -> None:
+    """Dropout takes seeds too, so that layers without it must be told apart as well."""
+    options = {**SMALL, "keep_probability": keep}
+    one, two, other = _unet(**options), _unet(**options), _unet(**options, seed=8)
     kernels = []
     for weight, same, different in zip(one.weights, two.weights, other.weights, strict=True):
         assert weight.numpy().tobytes() == same.numpy().tobytes()
