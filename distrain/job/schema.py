@@ -261,7 +261,13 @@ class Gradients(Section):
     """The running mean of the gradients and its norms."""
 
     enabled: bool = Field(True, description="Keep them; `gradients: off` is short for false.")
-    every: int = Field(1, ge=1, description="Report the norms at each so many steps.")
+    every: int = Field(1, ge=1, description="Measure at each so many steps; the mean takes in every step.")
+    mode: Literal["cumulative", "exponential", "window"] = Field(
+        "cumulative", description="The mean of all steps, of the last ones by `decay`, or since the last `window`."
+    )
+    decay: float = Field(0.999, gt=0, lt=1, description="Mode exponential: a step's weight in the next one's mean.")
+    window: int = Field(1000, ge=2, description="Mode window: the mean starts anew at each so many steps.")
+    smoothing: float = Field(0.99, ge=0, lt=1, description="Weight of the past in the smoothed signal and noise.")
 
 
 class Checkpoint(Section):

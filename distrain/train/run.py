@@ -11,8 +11,8 @@ from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches
 from distrain.data.select import Source, select
 from distrain.errors import EXIT_DONE, EXIT_STOPPED
-from distrain.gradients.running_mean import RunningMean
-from distrain.job.schema import Job
+from distrain.gradients.statistics import GradientStatistics
+from distrain.job.schema import Gradients, Job
 from distrain.log import predictions
 from distrain.log.display import Display
 from distrain.log.recorder import Recorder
@@ -42,7 +42,7 @@ class Parts:
     validation: Source | None
     schedule: Schedule
     trained: Trained
-    running_mean: RunningMean | None
+    statistics: GradientStatistics | None
     state: ReplicaState
 
 
@@ -95,10 +95,20 @@ def build_parts(job: Job, started: Started) -> Parts:
         validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False)
     schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
     trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
-    running_mean: RunningMean | None = None
-    if job.gradients.enabled:
-        running_mean = RunningMean(trained.trainable(), every=job.gradients.every)
-    return Parts(training, validation, schedule, trained, running_mean, ReplicaState(trained, running_mean))
+    statistics = make_statistics(job.gradients, trained) if job.gradients.enabled else None
+    return Parts(training, validation, schedule, trained, statistics, ReplicaState(trained, statistics))
+
+
+def make_statistics(options: Gradients, trained: Trained) -> GradientStatistics:
+    """The statistics of the model's gradients as the job asks for them."""
+    return GradientStatistics(
+        trained.trainable(),
+        mode=options.mode,
+        decay=options.decay,
+        window=options.window,
+        every=options.every,
+        smoothing=options.smoothing,
+    )
 
 
 def _trainer(
@@ -122,9 +132,10 @@ def _trainer(
         batches=Batches(parts.training, parts.schedule.plan, world, progress.position),
         step=build_train_step(
             parts.trained,
-            parts.running_mean,
+            parts.statistics,
             collectives,
             parts.training.spec,
+            world,
             accumulate=job.train.accumulate,
             clip_norm=job.train.clip_norm,
         ),
