@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from distrain.gradients.running_mean import RunningMean
 from distrain.model.build import Trained
-from distrain.step.train_step import FAILED, SAVE, STOP, StepResult, TrainStep, build_train_step
+from distrain.step.train_step import FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep, build_train_step
 from distrain.world.collectives import AloneCollectives, Collectives
 from tests.small_models import SPEC, Arrays, OtherRank, bits, make_examples, make_trained, values
 
 KEY = np.array([3, 4], np.uint32)
-NO_FLAGS = np.zeros(3, np.float32)
+NO_FLAGS = np.zeros(FLAGS, np.float32)
 # float64 sums of some hundred terms in another order: far below this, and any term left out is far above.
 CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
 
