@@ -65,7 +65,7 @@ class TFRecords:
         shuffle: int,
         lanes: int,
     ) -> None:
-        paths = files(names, "files", Wanted("tfrecords", "TFRecord shards", _may_be_shard, (".tfrecord",)))
+        paths = files(names, "files", Wanted("tfrecords", "TFRecord shards", may_be_shard, (".tfrecord",)))
         self._shards = [tfrecord.open_shard(path, index) for path in paths]
         self._starts = list(itertools.accumulate((shard.records for shard in self._shards), initial=0))
         self._fields = fields
@@ -199,7 +199,8 @@ def spec_of(packed: Packed, classes: int) -> ExampleSpec:
     return ExampleSpec(packed.image_shape, packed.label_shape, classes)
 
 
-def _may_be_shard(path: str) -> bool:
+def may_be_shard(path: str) -> bool:
+    """Whether a file in a folder is taken for a shard: shards have no ending that all writers agree on."""
     name = os.path.basename(path)
     return not name.endswith(_NO_SHARDS) and not name.startswith(".")
 
