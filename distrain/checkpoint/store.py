@@ -27,7 +27,8 @@ class Progress:
     """How far a run has come: replica state that is no tensor, equal on all ranks.
 
     `position` counts the examples drawn, `skipped` the steps that were not applied, `skipped_in_row` those since the
-    last applied one. `epoch_loss` and `epoch_examples` are sums over the epoch so far, from which its mean is taken.
+    last applied one. `epoch_loss` and `epoch_examples` are sums over the epoch so far, from which its mean is taken;
+    `epoch_bad` counts the examples of it that were skipped because they could not be read.
     """
 
     step: int = 0
@@ -36,6 +37,7 @@ class Progress:
     skipped_in_row: int = 0
     epoch_loss: float = 0.0
     epoch_examples: int = 0
+    epoch_bad: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from distrain.log.display import Display
 from distrain.log.folder import RunFolder
 from distrain.log.records import RecordLog
 from distrain.log.tensorboard import EventLog
-from distrain.step.train_step import StepResult, moments_of
+from distrain.step.train_step import BAD, StepResult, moments_of
 
 
 class Recorder:
@@ -50,7 +50,9 @@ class Recorder:
                 return
             epoch = local.batch.start // self._epoch_examples
             if not result.applied:
-                self.event("skipped", after.step, epoch, after.position, reason="loss or gradient not finite")
+                unread = int(result.flags[BAD]) == local.batch.size
+                reason = "no example could be read" if unread else "loss or gradient not finite"
+                self.event("skipped", after.step, epoch, after.position, reason=reason)
                 return
             loss = float(result.loss)
             if self._display is not None:

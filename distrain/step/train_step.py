@@ -24,8 +24,8 @@ from distrain.world.collectives import Collectives
 from distrain.world.topology import World
 
 # Places in the vector of flags, with which a rank tells all others something in the same step.
-STOP, SAVE, FAILED = range(3)
-FLAGS = 3
+STOP, SAVE, FAILED, BAD = range(4)
+FLAGS = 4
 
 # Ranks that tell of their own examples in one step. In larger worlds they take turns: the vector must not grow on.
 TELLING = 64
@@ -34,11 +34,12 @@ TELLING = 64
 class StepResult(NamedTuple):
     """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
 
-    `flags` [3]: how many ranks raised STOP, SAVE, FAILED. `gradient_squares` [variables]: squared L2 norms of the
-    gradient. With `applied` false nothing was updated: loss or gradient were not finite, or a rank had failed.
-    `moments`: those of `GradientStatistics.update`, [0, variables] where they are not kept or not due; `groups` () and
-    `examples` () of the step belong to them. `told` [slots, 3]: sums of losses and of examples, and of examples times
-    squared gradient norms, of the ranks whose turn it was; see `rank_moments`.
+    `flags` [4]: how many ranks raised STOP, SAVE, FAILED, and how many examples were skipped as BAD.
+    `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
+    gradient were not finite, or a rank had failed. `moments`: those of `GradientStatistics.update`, [0, variables]
+    where they are not kept or not due; `groups` () and `examples` () of the step belong to them. `told` [slots, 3]:
+    sums of losses and of examples, and of examples times squared gradient norms, of the ranks whose turn it was; see
+    `rank_moments`.
     """
 
     loss: tf.Tensor
@@ -54,7 +55,7 @@ class StepResult(NamedTuple):
 
 
 # images [b, h, w, c], labels [b, ...], weights [b] (1, or 0 for an example that only fills up an empty share),
-# random key [2] uint32, flags [3].
+# random key [2] uint32, flags [4].
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], StepResult]
 
 

@@ -9,7 +9,8 @@ from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.state import ReplicaState
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches
-from distrain.data.select import Source, select
+from distrain.data.select import select
+from distrain.data.source import Source
 from distrain.errors import EXIT_DONE, EXIT_STOPPED
 from distrain.gradients.statistics import GradientStatistics
 from distrain.job.schema import Gradients, Job
@@ -70,6 +71,8 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
     workers = control.gather(inventory())
     if opened is not None:
         announce(opened, trainer.recorder, parts.schedule, parts.trained, world, workers)
+        for caveat in parts.training.caveats:
+            trainer.recorder.line(f"note: {caveat}")
     try:
         finished = trainer.train()
         if not finished:
@@ -89,10 +92,10 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
 def build_parts(job: Job, started: Started) -> Parts:
     """Build what the job names. Raises `BadInput`."""
     world = started.world
-    training = select(job.data.train, key="data.train", seed=job.seed, training=True)
+    training = select(job.data.train, key="data.train", seed=job.seed, training=True, data=job.data)
     validation = None
     if job.data.validation is not None:
-        validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False)
+        validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False, data=job.data)
     schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
     trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
     statistics = make_statistics(job.gradients, trained) if job.gradients.enabled else None
@@ -129,7 +132,7 @@ def _trainer(
         control=started.control,
         schedule=parts.schedule,
         progress=progress,
-        batches=Batches(parts.training, parts.schedule.plan, world, progress.position),
+        batches=Batches(parts.training, parts.schedule.plan, world, progress.position, job.data.reading),
         step=build_train_step(
             parts.trained,
             parts.statistics,

@@ -19,7 +19,7 @@ from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
 from distrain.step.fingerprint import Fingerprint
-from distrain.step.train_step import FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep
+from distrain.step.train_step import BAD, FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep
 from distrain.train.schedule import Schedule
 from distrain.train.stop import StopRequest
 from distrain.world.control import Control, agree, agreed
@@ -79,6 +79,8 @@ class Trainer:
         if self.asked(result, FAILED):
             self.fail(local)
         self.progress = advanced(self.progress, local, result)
+        if self.asked(result, BAD):
+            self.report_bad(local)
         if self.progress.skipped_in_row >= self.job.train.max_bad_steps:
             self.save(finished=False)
             raise Diverged(
@@ -87,6 +89,21 @@ class Trainer:
                 agreed=True,
             )
         return result
+
+    def report_bad(self, local: LocalBatch) -> None:
+        """Record the examples that any rank skipped. Raises `BadInput` on all ranks where they become too many."""
+        bad = [report for reports in self.control.gather([list(report) for report in local.bad]) for report in reports]
+        step, _, position = self.place()
+        for index, reason in bad:
+            self.recorder.event("bad_example", step, self.epoch_of(local), position, index=index, reason=reason)
+        limit = self.job.data.max_bad_examples
+        if self.progress.epoch_bad > limit:
+            self.save(finished=False)
+            raise BadInput(
+                f"{self.progress.epoch_bad} examples of epoch {self.epoch_of(local)} could not be read, "
+                f"'data.max_bad_examples' is {limit}; the last: {bad[-1][1]}",
+                agreed=True,
+            )
 
     def fail(self, local: LocalBatch) -> NoReturn:
         """Raise on all ranks what has befallen one; where only examples are bad, the state is saved before."""
@@ -101,6 +118,7 @@ class Trainer:
         """What this rank has to tell the others: that it was asked to stop, that time to save has come, a failure."""
         flags = np.zeros(FLAGS, np.float32)
         flags[STOP] = self.stop.signal is not None
+        flags[BAD] = len(local.bad)
         flags[FAILED] = local.error is not None or self.recorder.failure is not None
         now = time.monotonic() - self._clock
         every = self.job.checkpoint.every
@@ -147,7 +165,7 @@ class Trainer:
         if self.ends_epoch(local):
             mean = progress.epoch_loss / progress.epoch_examples if progress.epoch_examples else None
             self.recorder.epoch(progress.step, epoch, progress.position, mean)
-            self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0)
+            self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
         self.recorder.norms(progress.step, result)
         if self.validate is not None:
             self.recorder.validation(progress.step, epoch, progress.position, self.validate())
@@ -187,20 +205,21 @@ class Trainer:
 
 
 def advanced(progress: Progress, local: LocalBatch, result: StepResult) -> Progress:
-    """The progress after a step: a skipped one moves the position only, since its update was not made."""
-    size = local.batch.size
+    """The progress after a step: a skipped one moves the position only, since its update was not made.
+
+    Nor was it where no example of the batch could be read, which says nothing about the run's health.
+    """
+    bad = int(result.flags[BAD])
+    used = local.batch.size - bad
+    progress = replace(progress, position=local.batch.stop, epoch_bad=progress.epoch_bad + bad)
+    if not used:
+        return progress
     if not result.applied:
-        return replace(
-            progress,
-            position=local.batch.stop,
-            skipped=progress.skipped + 1,
-            skipped_in_row=progress.skipped_in_row + 1,
-        )
+        return replace(progress, skipped=progress.skipped + 1, skipped_in_row=progress.skipped_in_row + 1)
     return replace(
         progress,
         step=progress.step + 1,
-        position=local.batch.stop,
         skipped_in_row=0,
-        epoch_loss=progress.epoch_loss + float(result.loss) * size,
-        epoch_examples=progress.epoch_examples + size,
+        epoch_loss=progress.epoch_loss + float(result.loss) * used,
+        epoch_examples=progress.epoch_examples + used,
     )

@@ -14,6 +14,7 @@ from distrain.gradients.statistics import GradientStatistics
 from distrain.model.build import Trained
 from distrain.step.train_step import (
     FAILED,
+    FLAGS,
     SAVE,
     STOP,
     StepResult,
@@ -26,7 +27,7 @@ from distrain.world.topology import World
 from tests.small_models import SPEC, Arrays, OtherRank, bits, make_examples, make_trained, values
 
 KEY = np.array([3, 4], np.uint32)
-NO_FLAGS = np.zeros(3, np.float32)
+NO_FLAGS = np.zeros(FLAGS, np.float32)
 # float64 sums of some hundred terms in another order: far below this, and any term left out is far above.
 CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
 
