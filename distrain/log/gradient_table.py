@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from distrain.gradients.measures import MEASURES, Floats, RankMoments
 from distrain.log import parts
-from distrain.log.parts import PartedTable, column, values
+from distrain.log.parts import PartedTable, values
 
 ALL = "(all)"
 VARIABLES, RANKS = "variables", "ranks"
@@ -30,28 +29,23 @@ class GradientTable:
     def __init__(self, folder: Path, names: Sequence[str], dtype: str) -> None:
         self._folder = folder
         self._dtype = np.dtype(dtype)
-        self._variables = PartedTable(folder / VARIABLES)
+        words = [*distinct(names), ALL]
+        self._numbers = np.arange(len(words), dtype=np.int32)
+        self._variables = PartedTable(folder / VARIABLES, {"variable": words})
         self._ranks = PartedTable(folder / RANKS)
-        everything = pa.array([*distinct(names), ALL])
-        self._names = pa.DictionaryArray.from_arrays(column(np.arange(len(names) + 1, dtype=np.int32)), everything)
 
     def write(self, step: int, epoch: int, measured: dict[str, Floats], ranks: RankMoments) -> None:
         """Add a step's `MEASURES`, [variables + 1] each, and what its ranks saw."""
-        count = len(self._names)
-        columns = {name: column(measured[name].astype(self._dtype)) for name in MEASURES}
-        self._variables.append(
-            pa.RecordBatch.from_pydict({**_place(step, epoch, count), "variable": self._names, **columns})
-        )
+        columns = {name: measured[name].astype(self._dtype) for name in MEASURES}
+        self._variables.append({**_place(step, epoch, len(self._numbers)), "variable": self._numbers, **columns})
         self._ranks.append(
-            pa.RecordBatch.from_pydict(
-                {
-                    **_place(step, epoch, len(ranks.ranks)),
-                    "rank": column(ranks.ranks.astype(np.int32)),
-                    "examples": column(ranks.examples.astype(np.int64)),
-                    "loss": column(ranks.losses.astype(self._dtype)),
-                    "norm": column(ranks.norms.astype(self._dtype)),
-                }
-            )
+            {
+                **_place(step, epoch, len(ranks.ranks)),
+                "rank": ranks.ranks.astype(np.int32),
+                "examples": ranks.examples.astype(np.int64),
+                "loss": ranks.losses.astype(self._dtype),
+                "norm": ranks.norms.astype(self._dtype),
+            }
         )
 
     def flush(self) -> None:
@@ -167,8 +161,5 @@ def distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _place(step: int, epoch: int, count: int) -> dict[str, pa.Array]:
-    return {
-        "step": column(np.full(count, step, np.int64)),
-        "epoch": column(np.full(count, epoch, np.int32)),
-    }
+def _place(step: int, epoch: int, count: int) -> parts.Columns:
+    return {"step": np.full(count, step, np.int64), "epoch": np.full(count, epoch, np.int32)}

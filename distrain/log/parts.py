@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS = 1 << 18
+ROWS = 1 << 16
 SECONDS = 60.0
+
+Columns = Mapping[str, npt.NDArray[Any]]
 
 
 class PartedTable:
@@ -32,53 +34,67 @@ class PartedTable:
     def __init__(
         self,
         folder: Path,
+        words: Mapping[str, Sequence[str]] | None = None,
         *,
         rows: int = ROWS,
         seconds: float = SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
+        self._words = {name: pa.array(list(texts)) for name, texts in (words or {}).items()}
         self._rows = rows
         self._seconds = seconds
         self._clock = clock
-        self._open: list[pa.RecordBatch] | None = None
+        self._written: pa.Table | None = None
+        self._waiting: list[Columns] = []
         self._count = 0
-        self._unwritten = False
+        self._begun = False
         self._written_at = clock()
 
-    def append(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of one step, `batch`, of the same schema each time."""
-        if self._open is None:
-            self._open = self._taken_up()
-            self._count = sum(part.num_rows for part in self._open)
-        self._open.append(batch)
-        self._count += batch.num_rows
-        self._unwritten = True
+    def append(self, columns: Columns) -> None:
+        """Add the rows of one step: equally long arrays under the same names each time.
+
+        They are kept as they are until they are written: a step must not wait for more. What `words` names is
+        numbers into its texts.
+        """
+        if not self._begun:
+            self._written, self._begun = self._taken_up(), True
+            self._count = 0 if self._written is None else self._written.num_rows
+        self._waiting.append(columns)
+        self._count += len(columns["step"])
         full = self._count >= self._rows
         if full or self._clock() - self._written_at >= self._seconds:
             self.flush()
         if full:
-            self._open, self._count = [], 0
+            self._written, self._count = None, 0
 
     def flush(self) -> None:
         """Have all rows on disk."""
-        if self._unwritten:
-            assert self._open
-            table = pa.Table.from_batches(self._open).combine_chunks()
+        if self._waiting:
+            table = self._table()
             self._folder.mkdir(parents=True, exist_ok=True)
             _write(self._folder / _name(table), table)
-            self._open = table.to_batches()
-            self._unwritten = False
+            self._written, self._waiting = table, []
         self._written_at = self._clock()
 
     def close(self) -> None:
         self.flush()
 
-    def _taken_up(self) -> list[pa.RecordBatch]:
+    def _table(self) -> pa.Table:
+        """What the newest part has to hold."""
+        columns = {}
+        for name in self._waiting[0]:
+            column = _column(np.concatenate([one[name] for one in self._waiting]))
+            texts = self._words.get(name)
+            columns[name] = column if texts is None else pa.DictionaryArray.from_arrays(column, texts)
+        waiting = pa.table(columns)
+        return waiting if self._written is None else pa.concat_tables([self._written, waiting]).combine_chunks()
+
+    def _taken_up(self) -> pa.Table | None:
         """The rows of the newest part, where it is not full: a run that goes on fills it up."""
         parts = _parts(self._folder)
         newest = read_part(parts[-1]) if parts else None
-        return [] if newest is None or newest.num_rows >= self._rows else newest.to_batches()
+        return None if newest is None or newest.num_rows >= self._rows else newest
 
 
 def read(folder: Path, columns: Sequence[str] | None = None, *, latest: int | None = None) -> pa.Table | None:
@@ -106,7 +122,7 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise OSError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())})") from error
 
 
-def column(values: npt.NDArray[Any]) -> pa.Array:
+def _column(values: npt.NDArray[Any]) -> pa.Array:
     """Numbers [n] as a column. Not `pa.array`, which loads pandas wherever that is installed, as `to_numpy` does."""
     whole = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(whole.dtype), len(whole), [None, pa.py_buffer(whole)])

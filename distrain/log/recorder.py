@@ -109,8 +109,9 @@ class Recorder:
             self._last_time, self._applied_since = now, 0
             self._metrics.write_timed("step", step=after.step, epoch=epoch, position=after.position, **values)
             if self._events is not None:
-                self._events.scalars(after.step, {f"train/{name}": value for name, value in values.items()})
-                self._events.scalars(after.step, {f"gradients/all/{name}": value for name, value in over_all.items()})
+                shown = {f"train/{name}": values[name] for name in values if name not in IN_STEPS}
+                shown |= {f"gradients/all/{name}": value for name, value in over_all.items()}
+                self._events.scalars(after.step, shown)
 
     def distributions(self, step: int) -> None:
         """Write how the newest measures are distributed over the variables."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from distrain.gradients.measures import MEASURES, RankMoments, measures
@@ -106,8 +105,7 @@ def test_an_epochs_estimates_are_the_same_after_a_kill(tmp_path: Path) -> None:
 
 def test_tables_of_something_else_are_refused(tmp_path: Path) -> None:
     _table(tmp_path, (1, 2))
-    other = pa.RecordBatch.from_pydict({"step": [3], "rank": [0]})
-    PartedTable(tmp_path / "other" / "variables", rows=1).append(other)
+    PartedTable(tmp_path / "other" / "variables", rows=1).append({"step": np.array([3]), "rank": np.array([0])})
     with pytest.raises(OSError, match="no column"):
         read_variables(tmp_path / "other")
     part = next((tmp_path / "variables").glob("*.parquet"))

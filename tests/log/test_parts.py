@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from distrain.log.parts import PartedTable, cut, read
@@ -17,13 +19,13 @@ from distrain.log.parts import PartedTable, cut, read
 KILLED_WHILE_WRITING = """
 import sys
 from pathlib import Path
-import pyarrow as pa
+import numpy as np
 from distrain.log.parts import PartedTable
 table = PartedTable(Path(sys.argv[1]), rows=3000)
 step = 0
 while True:
     step += 1
-    table.append(pa.RecordBatch.from_pydict({"step": [step] * 50, "row": list(range(50))}))
+    table.append({"step": np.full(50, step), "row": np.arange(50)})
     table.flush()
     if step == 100:
         print("writing", flush=True)
@@ -38,9 +40,14 @@ class Clock:
         return self.now
 
 
-def _rows(step: int) -> pa.RecordBatch:
+def _rows(step: int) -> dict[str, npt.NDArray[Any]]:
     """Three rows of a step."""
-    return pa.RecordBatch.from_pydict({"step": [step] * 3, "value": [step + 0.25, step + 0.5, float("nan")]})
+    numbers = np.arange(3, dtype=np.int32)
+    return {"step": np.full(3, step), "text": numbers, "value": np.array([step + 0.25, step + 0.5, np.nan])}
+
+
+def _table(folder: Path, **options: Any) -> PartedTable:
+    return PartedTable(folder, {"text": ["one", "two", "three"]}, **options)
 
 
 def _append(table: PartedTable, first: int, last: int) -> None:
@@ -58,7 +65,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def test_parts_grow_to_their_size_and_are_read_in_order(tmp_path: Path) -> None:
-    table = PartedTable(tmp_path, rows=30)
+    table = _table(tmp_path, rows=30)
     _append(table, 5, 29)
     assert _names(tmp_path) == ["00000005.parquet", "00000015.parquet"]  # full ones; the rest waits
     table.close()
@@ -70,10 +77,11 @@ def test_parts_grow_to_their_size_and_are_read_in_order(tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path)
     assert list(frame.step.unique()) == list(range(5, 30))
     assert frame.value.isna().sum() == 25
+    assert list(frame.text[:4]) == ["one", "two", "three", "one"]
 
 
 def test_names_sort_as_numbers_beyond_eight_digits(tmp_path: Path) -> None:
-    table = PartedTable(tmp_path, rows=3)
+    table = _table(tmp_path, rows=3)
     for step in (99_999_998, 99_999_999, 100_000_000):
         table.append(_rows(step))
     assert _steps(tmp_path) == [99_999_998, 99_999_999, 100_000_000]
@@ -83,7 +91,7 @@ def test_names_sort_as_numbers_beyond_eight_digits(tmp_path: Path) -> None:
 
 def test_what_waits_is_written_once_a_minute(tmp_path: Path) -> None:
     clock = Clock()
-    table = PartedTable(tmp_path, seconds=60, clock=clock)
+    table = _table(tmp_path, seconds=60, clock=clock)
     for step, now in ((1, 0.0), (2, 59.0), (3, 61.0), (4, 100.0), (5, 122.0)):
         clock.now = now
         table.append(_rows(step))
@@ -98,15 +106,15 @@ def test_a_run_that_went_on_has_the_same_rows_as_one_never_touched(
     """Each kill: the last step that came to disk, and the checkpoint that the run goes on from."""
     begin = 1
     for reached, checkpoint in kills:
-        table = PartedTable(tmp_path, rows=rows)
+        table = _table(tmp_path, rows=rows)
         _append(table, begin, reached)
         table.flush()
         cut(tmp_path, checkpoint)
         begin = checkpoint + 1
-    table = PartedTable(tmp_path, rows=rows)
+    table = _table(tmp_path, rows=rows)
     _append(table, begin, 20)
     table.close()
-    whole = PartedTable(tmp_path / "whole", rows=rows)
+    whole = _table(tmp_path / "whole", rows=rows)
     _append(whole, 1, 20)
     whole.close()
     left, right = read(tmp_path), read(tmp_path / "whole")
@@ -136,7 +144,7 @@ def test_a_killed_writer_leaves_whole_parts(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
     """The system's limit on the size of a file stands for a full disk."""
-    table = PartedTable(tmp_path)
+    table = _table(tmp_path)
     _append(table, 1, 3)
     table.flush()
     _append(table, 4, 900)
@@ -154,7 +162,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"not Parquet at all"])
 def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes) -> None:
-    _append(PartedTable(tmp_path, rows=3), 1, 2)
+    _append(_table(tmp_path, rows=3), 1, 2)
     (tmp_path / "00000002.parquet").write_bytes(damage)
     with pytest.raises(OSError, match=r"00000002\.parquet"):
         read(tmp_path)
@@ -163,7 +171,7 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_nothing_is_written_of_nothing(tmp_path: Path) -> None:
-    PartedTable(tmp_path / "none").close()
+    _table(tmp_path / "none").close()
     cut(tmp_path / "none", 3)
     assert read(tmp_path / "none") is None
     assert _names(tmp_path) == []
