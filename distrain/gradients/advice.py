@@ -108,46 +108,57 @@ def efficiency(scale: float, batch_size: float, reference: float = 0.0) -> float
 
 
 def advise(scale: NoiseScale, *, batch_size: int, workers: int, examples_per_second: float | None) -> Advice:
-    """What to say of a noise scale in a run of so many workers, at a measured speed."""
-    share = efficiency(scale.value, batch_size)
-    # Of twice the workers with twice the batch, if they were twice as fast; less in practice.
-    doubled = 2 * efficiency(scale.value, 2 * batch_size, batch_size)
-    values = {
-        "noise_scale": scale.value,
-        "noise_scale_low": scale.low,
-        "noise_scale_high": scale.high,
-        "batch_size": batch_size,
-        "efficiency": share,
-        "gain_of_doubling": doubled,
-    }
+    """What to say of a noise scale in a run of so many workers, at a measured speed.
+
+    `useful_examples_per_second` is that speed times what an example is worth in steps of this size, by which runs
+    with other batch sizes compare; `gain_of_doubling` how many times as fast twice the workers with twice the batch
+    would be if they took no longer over a step. Each has the bounds that follow from those of the noise scale.
+    """
+    scales = {"": scale.value, "_low": scale.low, "_high": scale.high}
+    share = {end: efficiency(value, batch_size) for end, value in scales.items()}
+    gain = {end: 2 * efficiency(value, 2 * batch_size, batch_size) for end, value in scales.items()}
+    values: dict[str, float] = {f"noise_scale{end}": value for end, value in scales.items()}
+    values |= {"batch_size": batch_size, "workers": workers}
+    values |= {f"efficiency{end}": value for end, value in share.items()}
+    values |= {f"gain_of_doubling{end}": value for end, value in gain.items()}
     speed = ""
     if examples_per_second is not None:
+        useful = {end: examples_per_second * value for end, value in share.items()}
         values["examples_per_second"] = examples_per_second
-        values["useful_examples_per_second"] = examples_per_second * share
-        speed = f" {examples_per_second:.3g} examples/s are worth {examples_per_second * share:.3g};"
+        values |= {f"useful_examples_per_second{end}": value for end, value in useful.items()}
+        speed = f" {examples_per_second:.3g} examples/s are worth {_range(useful['_low'], useful['_high'])};"
     text = (
         f"{_said(scale)}, batch {batch_size} of {workers} worker{'s' if workers > 1 else ''}:{speed} "
-        f"{_pays(scale, batch_size, workers)}; twice both is at most {doubled:.2f} times as fast ({CAUTION})"
+        f"{_pays(scale, batch_size, workers)}; twice both would be {_range(gain['_low'], gain['_high'])} times as fast "
+        f"at most ({CAUTION})"
     )
     return Advice(text, {name: value for name, value in values.items() if math.isfinite(value)})
 
 
 def _said(scale: NoiseScale) -> str:
+    bounds = f"95 %: {_number(scale.low)} to {'no bound' if math.isinf(scale.high) else _number(scale.high)}"
     if math.isinf(scale.value):
-        return f"noise scale above {_number(scale.low)}, no signal seen over the noise"
-    high = "no bound" if math.isinf(scale.high) else _number(scale.high)
-    return f"noise scale {_number(scale.value)} (95 %: {_number(scale.low)} to {high})"
+        return f"no signal seen over the noise (noise scale, {bounds})"
+    return f"noise scale {_number(scale.value)} ({bounds})"
 
 
 def _pays(scale: NoiseScale, batch_size: int, workers: int) -> str:
-    """Up to which batch size more examples a step pay."""
+    """Whether more examples a step pay; nothing where the interval does not tell."""
     if scale.high < batch_size:
-        return "past the batch up to which more workers pay"
+        return "larger batches hardly pay"
+    if scale.low < batch_size:
+        return f"too few steps to tell whether larger batches pay ({scale.steps})"
     if math.isinf(scale.high):
-        return f"more workers pay up to a batch of {_number(scale.low)} at least"
+        return f"larger batches pay up to {_number(scale.low)} at least"
     most = scale.value * workers / batch_size
-    with_workers = f", {_number(most)} workers of {batch_size / workers:.3g}" if most >= workers else ""
-    return f"more workers pay up to a batch of about {_number(scale.value)}{with_workers}"
+    return (
+        f"larger batches pay up to about {_number(scale.value)}, {_number(most)} workers of {batch_size / workers:.3g}"
+    )
+
+
+def _range(low: float, high: float) -> str:
+    ends = f"{low:.3g}", f"{high:.3g}"
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def _number(value: float) -> str:

@@ -90,24 +90,33 @@ def _advised(value: float, low: float, high: float, **changed: Any) -> tuple[str
 
 
 def test_a_batch_below_the_noise_scale() -> None:
-    text, values = _advised(40.0, 30.0, 60.0)
-    assert "noise scale 40 (95 %: 30 to 60), batch 8 of 2 workers: 30 examples/s are worth 25" in text
-    assert "up to a batch of about 40, 10 workers of 4;" in text
-    assert "at most 1.71 times as fast" in text
+    text, values = _advised(40.0, 24.0, 72.0)
+    assert "noise scale 40 (95 %: 24 to 72), batch 8 of 2 workers: 30 examples/s are worth 22.5 to 27;" in text
+    assert "pay up to about 40, 10 workers of 4;" in text
+    assert "twice both would be 1.6 to 1.82 times as fast at most" in text
     assert values["efficiency"] == pytest.approx(40 / 48)
+    assert values["useful_examples_per_second"] == pytest.approx(30 * 40 / 48)
     assert values["gain_of_doubling"] == pytest.approx(2 * 48 / 56)
+    assert values["gain_of_doubling_low"] == pytest.approx(1.6)
 
 
 def test_a_batch_beyond_it() -> None:
     text, values = _advised(2.0, 1.0, 4.0)
-    assert "past the batch up to which more workers pay" in text
-    assert values["useful_examples_per_second"] == pytest.approx(30 * 2 / 10)
+    assert "larger batches hardly pay" in text
+    assert values["useful_examples_per_second_high"] == pytest.approx(30 * 4 / 12)
+
+
+def test_a_batch_within_the_interval_is_no_reason_for_anything() -> None:
+    for low, high in ((2.0, 40.0), (2.0, math.inf), (0.0, math.inf)):
+        text, _ = _advised(12.0, low, high)
+        assert "too few steps to tell whether larger batches pay (64)" in text
+    assert "1 to 2 times as fast" in text
 
 
 def test_no_signal_over_the_noise_is_no_promise() -> None:
     text, values = _advised(math.inf, 200.0, math.inf, examples_per_second=None)
-    assert "noise scale above 200" in text
-    assert "up to a batch of 200 at least" in text
+    assert "no signal seen over the noise (noise scale, 95 %: 200 to no bound)" in text
+    assert "pay up to 200 at least" in text
     assert not {"noise_scale", "noise_scale_high", "examples_per_second"} & values.keys()
     text, _ = _advised(500.0, 200.0, math.inf)
     assert "500 (95 %: 200 to no bound)" in text
