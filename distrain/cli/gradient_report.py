@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distrain.errors import BadInput
-from distrain.gradients.attention import BEFORE, RECENT, findings, order, typical
+from distrain.gradients.attention import BEFORE, RECENT, findings, order, typical_of
 from distrain.gradients.measures import MEASURES, Floats
 from distrain.gradients.rank_comparison import odd_ranks
 from distrain.log.folder import RunFolder, last_record
@@ -98,7 +98,7 @@ def _variables(history: VariableHistory) -> list[dict[str, Any]]:
     recent = {name: values[-RECENT:] for name, values in history.values.items()}
     single = {name: values[:, :-1] for name, values in recent.items()}
     found = findings(single, history.values["norm"][:-RECENT, :-1])
-    middle = {name: typical(values) for name, values in recent.items()}
+    middle = {name: typical_of(name, values) for name, values in recent.items()}
 
     def row(name: str, number: int) -> dict[str, Any]:
         return {"variable": name} | {measure: _told(float(middle[measure][number])) for measure in MEASURES}

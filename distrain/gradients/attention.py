@@ -41,9 +41,9 @@ def findings(recent: Mapping[str, Floats], norms_before: Floats) -> list[list[Fi
     """For each variable what needs attention, the gravest first.
 
     `recent` holds measures over the newest steps, [n, variables] each; `norms_before` [k, variables] the norms of the
-    steps before those. Of each measure the median over the steps counts, so that one odd step is no finding.
+    steps before those. What counts is what is typical of a measure, so that one odd step is no finding.
     """
-    middle = {name: typical(values) for name, values in recent.items()}
+    middle = {name: typical_of(name, values) for name, values in recent.items()}
     earlier = typical(norms_before) if len(norms_before) >= FEWEST else np.full_like(middle["norm"], np.nan)
     found = []
     for number, norm in enumerate(middle["norm"]):
@@ -71,6 +71,20 @@ def order(found: list[list[Finding]]) -> list[int]:
         return [*(RULES.index(one.rule) for one in found[number]), len(RULES)]
 
     return sorted(range(len(found)), key=gravity)
+
+
+def typical_of(measure: str, values: Floats) -> Floats:
+    """What is typical of a measure's values [n, ...]: the median, of the alignment the mean.
+
+    The cosine of few dimensions is now near 1 and now near -1, of one dimension always: its median says nothing, while
+    being bounded its mean cannot be carried off by one step.
+    """
+    if measure != "alignment":
+        return typical(values)
+    told = np.isfinite(values)
+    counts = told.sum(axis=0)
+    means: Floats = np.where(told, values, 0.0).sum(axis=0) / np.maximum(counts, 1)
+    return np.where(counts > 0, means, np.nan)
 
 
 def typical(values: Floats) -> Floats:

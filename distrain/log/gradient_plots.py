@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from distrain.gradients.attention import typical
 from distrain.log.gradient_table import RankHistory, VariableHistory
 
 Floats = npt.NDArray[np.float64]
 
-BINS = 240  # columns of a picture: more cannot be told apart
+BINS = 200  # columns of a picture: more cannot be told apart
+CURVE = 60  # points of a curve of ratios, each a median over a stretch of steps
 NAMES = 48  # variables of which the names still can be read
 
 
@@ -35,8 +38,13 @@ def _draw(path: Path, variables: VariableHistory, ranks: RankHistory | None) -> 
     noise_scale(bottom[0], variables)
     agreement(bottom[1], variables, ranks)
     temporary = path.with_name(f".{path.name}.tmp")
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
-    figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=80, metadata=metadata)
+    if path.suffix.lower() == ".svg":
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    else:
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=80)
+        # 256 colours are enough, and make it a third as large.
+        Image.open(drawn).convert("RGB").quantize(256).save(temporary, format="PNG", optimize=True)
     temporary.replace(path)
 
 
@@ -87,7 +95,7 @@ def typical_batch(sizes: Floats) -> Floats:
 
 def agreement(axes: Axes, history: VariableHistory, ranks: RankHistory | None) -> None:
     """The squared norm of the gradient over that of each rank's own, and over their mean."""
-    _labelled(axes, "agreement: squared norm, all to own", "step", "ratio")
+    _labelled(axes, "agreement: squared norm of the gradient to a rank's own", "step", "ratio")
     if ranks is None or len(ranks.ranks) < 2:
         axes.text(0.5, 0.5, "one worker", transform=axes.transAxes, ha="center")
         return
@@ -96,12 +104,13 @@ def agreement(axes: Axes, history: VariableHistory, ranks: RankHistory | None) -
     squares = history.values["norm"][at, -1] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = squares[:, None] / ranks.norms[shared] ** 2
-    steps, values = binned(ranks.steps[shared], np.where(np.isfinite(ratios), ratios, np.nan))
+    steps, values = binned(ranks.steps[shared], np.where(np.isfinite(ratios), ratios, np.nan), CURVE)
     for number, rank in enumerate(ranks.ranks):
         axes.plot(steps, values[:, number], linewidth=1, label=f"rank {rank}" if len(ranks.ranks) <= 16 else None)
-    steps, values = binned(history.steps, history.values["agreement"][:, -1:])
+    steps, values = binned(history.steps, history.values["agreement"][:, -1:], CURVE)
     axes.plot(steps, values[:, 0], "k", linewidth=1.5, label="all ranks")
     axes.axhline(1 / groups(history), color="k", linestyle="--", linewidth=1, label="noise alone")
+    axes.set_yscale("log")
     axes.legend(fontsize=8)
 
 
@@ -114,11 +123,11 @@ def groups(history: VariableHistory) -> float:
     return float(typical(counts[:, None])[0])
 
 
-def binned(steps: npt.NDArray[np.int64], values: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-    """At most `BINS` rows: the first step of each bin, and the medians over it of `values` [n, k]."""
-    if len(steps) <= BINS:
+def binned(steps: npt.NDArray[np.int64], values: Floats, most: int = BINS) -> tuple[npt.NDArray[np.int64], Floats]:
+    """At most so many rows: the first step of each bin, and the medians over it of `values` [n, k]."""
+    if len(steps) <= most:
         return steps, values
-    begins = np.unique(np.linspace(0, len(steps), BINS, endpoint=False).astype(int))
+    begins = np.unique(np.linspace(0, len(steps), most, endpoint=False).astype(int))
     parts = np.split(values, begins[1:])
     return steps[begins], np.stack([typical(part) for part in parts])
 

@@ -48,8 +48,17 @@ def test_one_odd_step_is_no_finding() -> None:
     recent = _recent({})
     for values in recent.values():
         values[7] = 1e6
-    recent["alignment"][9] = recent["snr"][9] = -1e6
+    recent["alignment"][7] = -1.0
+    recent["alignment"][9], recent["snr"][9] = -1.0, -1e6
     assert _rules(recent) == [[]]
+
+
+def test_a_cosine_of_one_dimension_that_is_now_1_and_now_minus_1_turns_nowhere() -> None:
+    recent = _recent({})
+    recent["alignment"][:, 0] = np.where(np.arange(STEPS) % 20 < 9, 1.0, -1.0)  # its median is -1, its mean -0.1
+    assert _rules(recent) == [[]]
+    recent["alignment"][:, 0] = np.where(np.arange(STEPS) % 20 < 5, 1.0, -1.0)
+    assert _rules(recent) == [["turning back"]]
 
 
 def test_one_step_with_a_gradient_is_not_dead() -> None:
