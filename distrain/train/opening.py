@@ -11,7 +11,7 @@ from distrain.checkpoint.store import Found, Progress
 from distrain.errors import BadInput
 from distrain.job.load import resolved
 from distrain.job.schema import Job
-from distrain.log import tensorboard
+from distrain.log import gradient_table, tensorboard
 from distrain.log.folder import RunFolder, check_job, claim, move_aside, write_job
 from distrain.log.records import cut
 from distrain.world.versions import versions
@@ -68,6 +68,7 @@ def open_run(request: Request, saver: Saver) -> Opened:
         for path in folder.path.glob("examples/rank_*.jsonl"):
             cut(path, progress.step)
         tensorboard.cut(folder.events, progress.step)
+        gradient_table.cut(folder.gradients, progress.step)
         write_job(folder, job, versions())
     except OSError as error:
         raise BadInput(f"{folder.path}: cannot be used ({error}), expected a folder for the run") from error

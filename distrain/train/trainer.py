@@ -19,7 +19,7 @@ from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
 from distrain.step.fingerprint import Fingerprint
-from distrain.step.train_step import BAD, FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep
+from distrain.step.train_step import BAD, FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep, measured_of
 from distrain.train.schedule import Schedule
 from distrain.train.stop import StopRequest
 from distrain.world.control import Control, agree, agreed
@@ -65,7 +65,7 @@ class Trainer:
             self.record(before, local, result)
             finished = self.schedule.finished(self.progress)
             if finished or self.ends_epoch(local):
-                self.end_epoch(local, result)
+                self.end_epoch(local)
             if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
                 self.verify()
             stopping = finished or self.asked(result, STOP)
@@ -142,7 +142,10 @@ class Trainer:
 
     def record(self, before: Progress, local: LocalBatch, result: StepResult) -> None:
         """Write down what the step gave."""
-        self.recorder.step(self.cursor(before), self.cursor(self.progress), local, result, self.batches.waited)
+        measured = measured_of(result) if self.world.rank == 0 else None
+        self.recorder.step(
+            self.cursor(before), self.cursor(self.progress), local, result, self.batches.waited, measured
+        )
 
     def cursor(self, progress: Progress) -> Cursor:
         """Where a run stands, for what is due: behind an epoch's dropped remainder the next one has begun."""
@@ -159,14 +162,22 @@ class Trainer:
     def epoch_of(self, local: LocalBatch) -> int:
         return local.batch.start // self.schedule.examples
 
-    def end_epoch(self, local: LocalBatch, result: StepResult) -> None:
+    def end_epoch(self, local: LocalBatch) -> None:
         """Record the epoch's mean loss where it is over, validate, draw."""
         progress, epoch = self.progress, self.epoch_of(local)
         if self.ends_epoch(local):
             mean = progress.epoch_loss / progress.epoch_examples if progress.epoch_examples else None
             self.recorder.epoch(progress.step, epoch, progress.position, mean)
+            self.recorder.advise(
+                progress.step,
+                epoch,
+                progress.position,
+                batch_size=self.schedule.plan.batch_size,
+                workers=self.world.size,
+                epoch_steps=self.schedule.epoch_steps,
+            )
             self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
-        self.recorder.norms(progress.step, result)
+        self.recorder.distributions(progress.step)
         if self.validate is not None:
             self.recorder.validation(progress.step, epoch, progress.position, self.validate())
             self.draw(epoch)
@@ -199,6 +210,8 @@ class Trainer:
 
         def write() -> None:
             if self.world.rank == 0:
+                # Before the checkpoint: a run that goes on from it must find all rows up to it.
+                self.recorder.flush()
                 self.saver.save(self.progress, epoch=self.schedule.epoch(self.progress), finished=finished)
 
         agreed(self.control, write)
