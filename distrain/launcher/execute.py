@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, BinaryIO
@@ -49,6 +49,9 @@ AFTER_STEP = re.compile(r"after step \d+")
 # In the environment of all that a launch starts, by which it is found again.
 MARK = "DISTRAIN_LAUNCH"
 LEFT_OVER_SECONDS = 27.0
+# Once a worker has said its last words, the others have so long to end: one that hangs, or was stopped, never does.
+FAILED_SECONDS = 12.0
+RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
 PR_SET_PDEATHSIG = 1
 
 
@@ -90,12 +93,15 @@ def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) ->
     assert process.stdout is not None
     assert process.stderr is not None
     output = Relay(process.stdout, sys.stdout.buffer, prefixed)
-    errors = Relay(process.stderr, sys.stderr.buffer, prefixed, hold_last_words=True)
+    timer = threading.Timer(FAILED_SECONDS, lambda: _kill(_started(mark, workers_only=True)))
+    timer.daemon = True
+    errors = Relay(process.stderr, sys.stderr.buffer, prefixed, on_last_words=timer.start)
     threads = [threading.Thread(target=relay.run) for relay in (output, errors)]
     for thread in threads:
         thread.start()
     code = process.wait()
     _end_left_over(mark)
+    timer.cancel()
     for thread in threads:
         thread.join()
     code = 128 - code if code < 0 else code
@@ -145,13 +151,14 @@ def _how_it_ended(own: bytes, code: int) -> str:
 class Relay:
     """Passes lines on as they come; a carriage return ends a line too, so that progress bars move.
 
-    `held` are the launcher's own lines, `words` what workers said last, where `hold_last_words`.
+    `held` are the launcher's own lines, `words` what workers said last; `on_last_words`, where given, is called at the
+    first of these, which are passed on like any other line where it is not.
     """
 
     source: IO[bytes]
     target: BinaryIO
     prefixed: bool
-    hold_last_words: bool = False
+    on_last_words: Callable[[], None] | None = None
     held: list[bytes] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     ruled: bool = False
@@ -170,7 +177,9 @@ class Relay:
         bare = PREFIX.sub(b"", line) if self.prefixed else line
         if self._is_own(line, bare):
             self.held.append(line)
-        elif self.hold_last_words and bare.startswith(LAST_WORDS.encode()):
+        elif self.on_last_words is not None and bare.startswith(LAST_WORDS.encode()):
+            if not self.words:
+                self.on_last_words()
             self.words.append(bare.decode(errors="replace").rstrip())
         else:
             self.target.write(bare)
@@ -214,12 +223,14 @@ def _end_left_over(mark: str) -> None:
         time.sleep(0.1)
 
 
-def _started(mark: str) -> list[psutil.Process]:
+def _started(mark: str, *, workers_only: bool = False) -> list[psutil.Process]:
     """The processes on this machine that a launch started and that are still running."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            environment = process.environ()
+            wanted = not workers_only or any(name in environment for name in RANKS)
+            if environment.get(MARK) == mark and wanted and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # gone meanwhile, or somebody else's

@@ -37,8 +37,8 @@ from distrain.world.devices import inventory
 from distrain.world.start import Started
 from distrain.world.versions import versions
 
-# What a checkpoint under way may take when the run has failed: the launcher leaves 25 s.
-WRITING_SECONDS = 15.0
+# What a checkpoint under way may take when the run has failed: the launcher leaves 12 s.
+WRITING_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
