@@ -7,6 +7,7 @@ the result is compared with the run of the same world that nothing befell.
 from __future__ import annotations
 
 import argparse
+import random
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from tests.faults.harness import TOUCHES, Bench, Case, World, differences
 
 ALONE = World(1, "alone")
 WORLDS = {
-    ALONE: 4,
+    ALONE: 6,
     World(1, "gloo"): 1,
     World(2, "gloo"): 3,
     World(2, "mpi"): 2,
@@ -36,24 +37,21 @@ FAULTS = (
     "launcher killed",
     "worker stopped",
 )
-# A process that was stopped does not notice that, alone; nor is there a launcher.
+# A process alone does not notice that it was stopped, and has no launcher.
 NOT_ALONE = ("launcher killed", "worker stopped")
 
 
 def cases(count: int, seed: int) -> list[Case]:
-    """The first `count` cases: faults in turn, in worlds in proportion to their weights."""
-    worlds = [world for world, weight in WORLDS.items() for _ in range(weight)]
+    """The first `count` cases: faults in turn, in worlds drawn by their weights."""
+    draw = random.Random(seed)
     found: list[Case] = []
-    number = 0
-    while len(found) < count:
-        for fault in FAULTS:
-            world = worlds[number % len(worlds)]
-            number += 1
-            single = world.size == 1 and fault == "worker stopped"
-            if single or (world == ALONE and fault in NOT_ALONE):
-                world = World(2, "gloo")
-            found.append(Case(fault, world, seed + number))
-    return found[:count]
+    for number in range(count):
+        fault = FAULTS[number % len(FAULTS)]
+        world = draw.choices(list(WORLDS), list(WORLDS.values()))[0]
+        while (fault in NOT_ALONE and world == ALONE) or (fault == "worker stopped" and world.size == 1):
+            world = draw.choices(list(WORLDS), list(WORLDS.values()))[0]
+        found.append(Case(fault, world, seed * 1000 + number))
+    return found
 
 
 def main() -> int:
