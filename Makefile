@@ -10,7 +10,7 @@ COMPILE = "$$uv" pip compile --quiet --universal --python-version 3.11 --fork-st
 	--no-annotate --no-emit-package horovod --custom-compile-command "make requirements" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check format requirements clean
+.PHONY: help train test soak check format requirements clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 20
@@ -22,6 +22,9 @@ train: ## train a U-Net on generated images with two workers, about two minutes
 test: check ## all checks and tests
 	$(BIN)/pytest -n 2 -m "not processes"
 	$(BIN)/pytest -n 2 --dist loadfile -m processes
+
+soak: check ## a hundred seeded faults against real worlds, compared with runs never touched; about half an hour
+	$(BIN)/python -m tests.faults.soak
 
 check: ## format, lint and types
 	@$(SETUP) --group dev

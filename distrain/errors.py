@@ -12,6 +12,10 @@ EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
 EXIT_STOPPED = 75
 
+# How a process begins the line that says why it ends. `LOST` is in it where that is the end of another rank.
+LAST_WORDS = "distrain: "
+LOST = "lost another rank"
+
 
 class RunEnds(Exception):
     """What ends a run. `agreed` is True where all ranks raise it alike, so that one of them speaks for all."""

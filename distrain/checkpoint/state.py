@@ -78,6 +78,14 @@ def write(arrays: Arrays, folder: Path) -> None:
         raise OSError(f"{folder}: cannot be written ({' '.join(error.message.split())})") from error
 
 
+def not_finite(arrays: Arrays) -> str | None:
+    """The name of an array that holds NaN or infinity, if any does."""
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            return name
+    return None
+
+
 def sha256(arrays: Arrays, group: str) -> str:
     """A digest over names, types, shapes and bytes of one group's arrays, in their order."""
     digest = hashlib.sha256()

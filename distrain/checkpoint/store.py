@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class Progress:
 
     `position` counts the examples drawn, `skipped` the steps that were not applied, `skipped_in_row` those since the
     last applied one. `epoch_loss` and `epoch_examples` are sums over the epoch so far, from which its mean is taken;
-    `epoch_bad` counts the examples of it that were skipped because they could not be read.
+    `epoch_bad` counts the examples of it that were skipped because they could not be read. `best` is the best
+    validation value so far of the metric that `checkpoint.best` names, reached at `best_step`.
     """
 
     step: int = 0
@@ -38,6 +39,8 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_examples: int = 0
     epoch_bad: int = 0
+    best: float | None = None
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,33 +74,47 @@ class Found:
         return self.manifest is not None
 
 
+Retained = Callable[[list[Progress]], set[int]]
+
+
 def find(folder: Path) -> list[Found]:
     """All checkpoints under `folder`, verified against their manifests, oldest first."""
-    if not folder.is_dir():
-        return []
-    steps = {path: int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)) is not None}
-    return [_verified(path, steps[path]) for path in sorted(steps, key=lambda path: steps[path])]
+    return [_verified(path, step) for path, step in _steps(folder)]
 
 
 def newest_valid(folder: Path) -> tuple[Found | None, list[Found]]:
-    """The checkpoint to go on from, and the newer ones that are not valid."""
+    """The checkpoint to go on from, and the newer ones that are not valid; older ones are not looked at."""
     rejected: list[Found] = []
-    for found in reversed(find(folder)):
+    for path, step in reversed(_steps(folder)):
+        found = _verified(path, step)
         if found.valid:
             return found, rejected
         rejected.append(found)
     return None, rejected
 
 
-def save(folder: Path, manifest: Manifest, write: Callable[[Path], None], *, keep: int) -> Path:
+def recover(folder: Path) -> None:
+    """Put back a checkpoint that was to be replaced by one of the same step, where a kill came between.
+
+    Raises `OSError`.
+    """
+    for replaced in folder.glob("tmp_*_replaced"):
+        path = folder / f"step_{replaced.name.split('_')[1]}"
+        if not path.exists():
+            replaced.rename(path)
+
+
+def save(folder: Path, manifest: Manifest, write: Callable[[Path], None], *, after: Iterable[Path] = ()) -> Path:
     """Make the checkpoint of `manifest.progress.step`, with the files that `write(temporary folder)` makes.
 
-    Then removes all but the newest `keep`. Raises `OSError` where it cannot be written; earlier ones stay as they are.
+    What is in the files `after`, where they exist, is on disk before the checkpoint is. Raises `OSError` where it
+    cannot be written; earlier ones stay as they are.
     """
     path = folder / f"step_{manifest.progress.step:08d}"
     temporary = folder / f"tmp_{manifest.progress.step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
     replaced = folder / f"tmp_{manifest.progress.step:08d}_replaced"
+    folder.mkdir(parents=True, exist_ok=True)
+    recover(folder)
     for leftover in folder.glob("tmp_*"):
         shutil.rmtree(leftover)
     temporary.mkdir()
@@ -108,8 +125,8 @@ def save(folder: Path, manifest: Manifest, write: Callable[[Path], None], *, kee
             _flush(file)
         file = temporary / MANIFEST
         file.write_text(_text(asdict(manifest)), encoding="utf-8")
-        _flush(file)
-        _flush(temporary)
+        for flushed in (file, temporary, *(other for other in after if other.exists())):
+            _flush(flushed)
         if path.exists():
             # One that is not valid, or of the same step before others were skipped.
             path.rename(replaced)
@@ -120,47 +137,69 @@ def save(folder: Path, manifest: Manifest, write: Callable[[Path], None], *, kee
             replaced.rename(path)
         for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
-    _prune(folder, keep=keep, newest=manifest.progress.step)
     return path
 
 
-def _prune(folder: Path, *, keep: int, newest: int) -> None:
-    """Remove all but `keep` checkpoints up to step `newest`.
+def prune(folder: Path, retained: Retained, *, newest: int) -> None:
+    """Remove the checkpoints up to step `newest` that `retained` does not name. Raises `OSError`.
 
-    Later ones are none of this run's: it passed over them as not valid when it began, and writes over them in time.
+    `retained` gets how far each of them had come, oldest first. Those without a readable manifest go too. Later ones
+    are none of this run's: it passed over them as not valid when it began, and writes over them in time.
     """
-    steps = {path: int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)) is not None}
-    own = sorted((path for path in steps if steps[path] <= newest), key=lambda path: steps[path])
-    for path in own[:-keep]:
-        # The manifest goes first, so that a half-removed checkpoint is never taken for a whole one.
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path)
+    own = [(path, step) for path, step in _steps(folder) if step <= newest]
+    kept = retained([manifest.progress for path, _ in own if isinstance(manifest := _manifest(path), Manifest)])
+    for path, step in own:
+        if step not in kept:
+            # The manifest goes first, so that a half-removed checkpoint is never taken for a whole one.
+            (path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(path)
 
 
-def _verified(path: Path, step: int) -> Found:
+def _steps(folder: Path) -> list[tuple[Path, int]]:
+    """The folders under `folder` that bear a checkpoint's name, with its step, oldest first."""
+    if not folder.is_dir():
+        return []
+    named = [(path, int(match[1])) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)) is not None]
+    return sorted(named, key=lambda item: item[1])
+
+
+def _manifest(path: Path) -> Manifest | str:
+    """The manifest of a checkpoint's folder, or why it has none that counts."""
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         raw = json.loads(text)
         del raw[SEAL]
         if text != _text(raw):
-            return Found(path, step, None, "manifest does not match its sha256")
+            return "manifest does not match its sha256"
         progress = Progress(**raw.pop("progress"))
         manifest = Manifest(progress=progress, **raw)
     except FileNotFoundError:
-        return Found(path, step, None, "no manifest: it was not finished")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return Found(path, step, None, f"manifest cannot be read ({error})")
+        return "no manifest: it was not finished"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return f"manifest cannot be read ({error})"
     if manifest.format != FORMAT:
-        return Found(path, step, None, f"format {manifest.format}, expected {FORMAT}")
-    for name, (size, sha256) in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            return Found(path, step, None, f"{name} is missing")
-        if file.stat().st_size != size:
-            return Found(path, step, None, f"{name} has {file.stat().st_size} bytes, expected {size}")
-        if _sha256(file) != sha256:
-            return Found(path, step, None, f"{name} does not match its sha256")
-    return Found(path, step, manifest, None)
+        return f"format {manifest.format}, expected {FORMAT}"
+    return manifest
+
+
+def _verified(path: Path, step: int) -> Found:
+    manifest = _manifest(path)
+    if isinstance(manifest, str):
+        return Found(path, step, None, manifest)
+    try:
+        why_not = next(filter(None, (_damage(path / name, *seen) for name, seen in manifest.files.items())), None)
+    except OSError as error:
+        why_not = f"cannot be read ({error})"
+    return Found(path, step, manifest if why_not is None else None, why_not)
+
+
+def _damage(file: Path, size: int, sha256: str) -> str | None:
+    """What is wrong with a checkpoint's file, if anything. Raises `OSError` where it cannot be read."""
+    if not file.is_file():
+        return f"{file.name} is missing"
+    if file.stat().st_size != size:
+        return f"{file.name} has {file.stat().st_size} bytes, expected {size}"
+    return None if _sha256(file) == sha256 else f"{file.name} does not match its sha256"
 
 
 def _text(manifest: dict[str, Any]) -> str:

@@ -72,6 +72,7 @@ def summarise(path: Path) -> dict[str, Any]:
     if manifest is not None:
         progress = manifest.progress
         summary.update(step=progress.step, position=progress.position, skipped_steps=progress.skipped)
+        summary.update(best=progress.best, best_step=progress.best_step)
         summary.update(epoch=manifest.epoch, finished=manifest.finished, versions=manifest.versions)
     summary["checkpoints"] = [
         {"step": found.step, "valid": found.valid, "why_not": found.why_not} for found in checkpoints

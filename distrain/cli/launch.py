@@ -9,12 +9,15 @@ import signal
 import sys
 from pathlib import Path
 
+from distrain.checkpoint.store import newest_valid
 from distrain.cli import train
 from distrain.cli.parser import Parser
 from distrain.errors import BadInput
 from distrain.job.load import load_job
 from distrain.launcher.command import World, parse_hosts, start_command
-from distrain.launcher.execute import execute, shown
+from distrain.launcher.execute import Ended, execute, shown
+from distrain.launcher.restart import Reached, run_with_restarts
+from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
 
 HELP = "start several workers: distrain launch -n 2 -- train JOB.yaml"
@@ -26,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", metavar="h1:2,h2:2", help="hosts with their numbers of workers")
     parser.add_argument("--hostfile", type=Path, help="a file of hosts, in the launcher's own form")
     parser.add_argument("--controller", choices=("gloo", "mpi"), default="gloo", help="what carries messages")
+    parser.add_argument(
+        "--restarts", type=int, default=0, metavar="N", help="start again up to N times after a failure"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the command that would be run, and stop")
     parser.add_argument("worker", nargs=argparse.REMAINDER, metavar="-- train JOB.yaml ...", help="what each runs")
 
@@ -33,22 +39,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Start the world and wait for its end; returns the workers' exit code."""
     worker = arguments.worker[1:] if arguments.worker[:1] == ["--"] else arguments.worker
-    _check_worker(worker)
+    parsed = _checked(worker)
     world = _world(arguments)
     environment = dict(os.environ)
     if sys.stdout.isatty():
         environment[TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
     os.environ.update(environment)
-    command = start_command(world, worker, environment)
     if arguments.dry_run:
-        print(shown(command))
+        print(shown(start_command(world, worker, environment)))
         return 0
+    ended = _run(world, worker, parsed, restarts=arguments.restarts)
+    for line in ended.words:
+        print(line, file=sys.stderr, flush=True)
+    return ended.code
+
+
+def _run(world: World, worker: list[str], parsed: argparse.Namespace, *, restarts: int) -> Ended:
+    folder = RunFolder(train.run_dir(parsed, load_job(parsed.job, parsed.overrides)))
+    old = _identity(folder.path) if parsed.fresh else None
     gloo = world.controller == "gloo"
-    # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
-    return execute(command, prefixed=gloo, stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1)
+
+    def start(restart: int) -> Ended:
+        # What the first start has moved aside is not moved aside again.
+        again = restart > 0 and (old is None or _identity(folder.path) != old)
+        arguments = [part for part in worker if not _means_fresh(part)] if again else worker
+        command = start_command(world, arguments, dict(os.environ))
+        # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
+        return execute(command, prefixed=gloo, stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1)
+
+    before = Reached() if parsed.fresh else reached(folder)
+    return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
 
 
-def _check_worker(worker: list[str]) -> None:
+def reached(folder: RunFolder) -> Reached:
+    """How far the run in a folder has come."""
+    found, _ = newest_valid(folder.checkpoints)
+    step = last_record(folder, "step")
+    saved = None if found is None else found.step
+    return Reached(max(0 if step is None else int(step["step"]), saved or 0), saved)
+
+
+def _identity(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
+
+
+def _means_fresh(part: str) -> bool:
+    """True for `--fresh` and what argparse takes for it."""
+    return len(part) > 2 and "--fresh".startswith(part)
+
+
+def _checked(worker: list[str]) -> argparse.Namespace:
     """Refuse a wrong job here, before any worker is started; each worker checks it again."""
     if worker[:1] != ["train"]:
         raise BadInput(f"launch: expected '-- train JOB.yaml ...', got '{' '.join(worker) or 'nothing'}'")
@@ -56,6 +96,7 @@ def _check_worker(worker: list[str]) -> None:
     train.add_arguments(parser)
     parsed = parser.parse_args(worker[1:])
     load_job(parsed.job, parsed.overrides)
+    return parsed
 
 
 def _world(arguments: argparse.Namespace) -> World:
@@ -67,6 +108,8 @@ def _world(arguments: argparse.Namespace) -> World:
     count = arguments.count if arguments.count is not None else slots
     if count is None:
         raise BadInput("launch: expected -n N, the number of workers")
+    if arguments.restarts < 0:
+        raise BadInput(f"launch: --restarts is {arguments.restarts}, expected 0 or more")
     if count < 1:
         raise BadInput(f"launch: -n is {count}, expected at least 1")
     if slots is not None and count > slots:

@@ -9,12 +9,12 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from distrain.errors import EXIT_FAILED, BadInput, RunEnds
+from distrain.errors import EXIT_FAILED, LAST_WORDS, LOST, BadInput, RunEnds
 from distrain.job.load import digest, load_job
 from distrain.job.schema import Job
 from distrain.train.stop import StopRequest
 from distrain.world.control import agree
-from distrain.world.start import Started, announced_rank, check_same, start
+from distrain.world.start import Started, announced_rank, check_same, lost_another, start
 
 HELP = "train a job: alone, or as one of the workers that a launcher started"
 
@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
         rank = announced_rank(os.environ)
         if rank == 0 or not ending.agreed:
             where = "" if ending.agreed or rank == 0 else f"rank {rank}: "
-            print(f"distrain: {where}{ending}", file=sys.stderr, flush=True)
+            print(f"{LAST_WORDS}{where}{ending}", file=sys.stderr, flush=True)
         if started is not None and ending.agreed:
             started.close()
             return ending.exit_code
@@ -61,9 +61,13 @@ def main(arguments: argparse.Namespace) -> int:
     except Exception as failure:
         # Not swallowed: told, with its traceback, and the process ends. Horovod's and MPI's own shutdown would wait for
         # ranks that wait for this one.
-        traceback.print_exc()
         place = ", ".join([f"rank {announced_rank(os.environ)}", *getattr(failure, "__notes__", ())])
-        print(f"distrain: {place}: {type(failure).__name__}: {' '.join(str(failure).split())}", file=sys.stderr)
+        if lost_another(failure):
+            print(f"{LAST_WORDS}{place}: {LOST}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+            print(f"{LAST_WORDS}{place}: {reason}", file=sys.stderr)
         _end_at_once(EXIT_FAILED)
 
 
@@ -91,7 +95,12 @@ def _train(job: Job, arguments: argparse.Namespace, started: Started, stop: Stop
     from distrain.train.opening import Request
     from distrain.train.run import run
 
-    return run(Request(job, arguments.run_dir or Path("runs") / job.name, arguments.fresh), started, stop)
+    return run(Request(job, run_dir(arguments, job), arguments.fresh), started, stop)
+
+
+def run_dir(arguments: argparse.Namespace, job: Job) -> Path:
+    """The run's folder."""
+    return Path(arguments.run_dir or Path("runs") / job.name)
 
 
 def _end_at_once(code: int) -> NoReturn:

@@ -73,6 +73,11 @@ class Duration:
         """True where only a clock can tell: ranks must then agree on whose clock."""
         return self.unit in SECONDS
 
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds; only of one that is `timed`."""
+        return self.amount * SECONDS[self.unit]
+
     def steps(self, *, batch_size: int, epoch_steps: int) -> int:
         """The duration in optimizer steps, at least 1. Raises `ValueError` for time."""
         if self.timed:
@@ -86,7 +91,7 @@ class Duration:
     def due(self, before: Cursor, after: Cursor, *, epoch_examples: int) -> bool:
         """True where a multiple of this duration lies in (before, after]."""
         if self.timed:
-            length = self.amount * SECONDS[self.unit]
+            length = self.seconds
             return after.seconds // length > before.seconds // length
         if self.unit == "step":
             return after.step // int(self.amount) > before.step // int(self.amount)

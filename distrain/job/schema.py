@@ -396,11 +396,24 @@ class Gradients(Section):
     smoothing: float = Field(0.99, ge=0, lt=1, description="Weight of the past in the smoothed signal and noise.")
 
 
+Metric = Literal["loss", "pixel_error", "dice", "iou", "accuracy"]
+
+
 class Checkpoint(Section):
     """Saving the run, to go on from there."""
 
     every: Duration = Field(Duration(1, "epoch"), description="How often.")
     keep: int = Field(3, ge=1, description="How many of the newest to keep.")
+    keep_every: Duration | None = Field(None, description="Keep for good the first of each so many steps or epochs.")
+    best: Metric | None = Field(None, description="Keep the best by this validation metric too, saved when reached.")
+    on_error: Literal["stop", "continue"] = Field("stop", description="What to do where one cannot be written.")
+
+    @field_validator("keep_every")
+    @classmethod
+    def _counted(cls, value: Duration | None) -> Duration | None:
+        if value is not None and value.timed:
+            raise ValueError(f"expected steps, epochs or examples, got '{value}'")
+        return value
 
 
 class Log(Section):
@@ -418,6 +431,14 @@ class Parallel(Section):
     verify_every: int = Field(100, ge=1, description="Steps between two proofs that all ranks hold the same bits.")
     threads: int | None = Field(None, ge=1, description="Threads of a worker; its share of the host's cores if unset.")
     deterministic: bool = Field(False, description="Deterministic operations on GPUs, slower; CPUs are so anyway.")
+    stall_timeout: Duration = Field(Duration(10, "minute"), description="Standing still so long ends the run.")
+
+    @field_validator("stall_timeout")
+    @classmethod
+    def _timed(cls, value: Duration) -> Duration:
+        if not value.timed:
+            raise ValueError(f"expected seconds, minutes or hours, got '{value}'")
+        return value
 
 
 class Job(Section):
@@ -434,6 +455,12 @@ class Job(Section):
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="Saving.")
     log: Log = Field(default_factory=Log, description="What is written down.")
     parallel: Parallel = Field(default_factory=Parallel, description="Workers.")
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> Self:
+        if self.checkpoint.best is not None and self.data.validation is None:
+            raise ValueError(f"checkpoint.best is '{self.checkpoint.best}', but there is no data.validation")
+        return self
 
     @field_validator("gradients", mode="before")
     @classmethod

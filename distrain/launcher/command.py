@@ -75,7 +75,7 @@ def _horovodrun(world: World, program: list[str]) -> Command:
 
 
 def _mpirun(world: World, program: list[str], environment: dict[str, str]) -> Command:
-    arguments = [_beside_python("mpirun"), "-q", "-np", str(world.count)]
+    arguments = [_beside_python("mpirun"), "-np", str(world.count)]
     if os.geteuid() == 0:
         arguments.append("--allow-run-as-root")
     arguments += _hosts(world, hostfile="--hostfile", hosts="-H")

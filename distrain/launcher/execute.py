@@ -1,7 +1,12 @@
-"""Running a launcher: its workers' output passed on as theirs, signals passed down, its exit code passed up."""
+"""Running a launcher: its workers' output passed on as theirs, signals passed down, its exit code passed up.
+
+What a worker says last, `distrain: ...` on standard error, is held back until all have ended: then the failure that
+came first is told last, once, and those that only followed from it not at all.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shlex
@@ -9,54 +14,103 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, BinaryIO
 
-from distrain.errors import EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_DONE, EXIT_STOPPED, BadInput
+import psutil
+
+from distrain.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DIVERGED,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    LAST_WORDS,
+    LOST,
+    BadInput,
+)
 from distrain.launcher.command import Command
 
 # Exit codes with which the workers themselves have said all that there is to say.
 SPOKEN_FOR = (EXIT_DONE, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED)
 PREFIX = re.compile(rb"^\[\d+\]<std(?:out|err)>:")
+# mpirun puts what it says itself between two such lines.
+RULE = b"-" * 74
+# How horovodrun and mpirun say which worker ended first, and with what exit code or signal.
+ENDED_FIRST = re.compile(rb"process (?P<rank>\d+) was the first to fail, with exit code (?P<code>\d+)")
+ENDED_BY_SIGNAL = re.compile(rb"process rank (?P<rank>\d+) [^\n]* exited on signal (?P<code>\d+)")
+ENDED_BY_CODE = re.compile(rb"Process name: \[\[\d+,\d+\],(?P<rank>\d+)\]\s+Exit code:\s+(?P<code>\d+)")
+AFTER_STEP = re.compile(r"after step \d+")
+
+# In the environment of all that a launch starts, by which it is found again.
+MARK = "DISTRAIN_LAUNCH"
+LEFT_OVER_SECONDS = 27.0
+# Once a worker has said its last words, the others have so long to end: one that hangs, or was stopped, never does.
+FAILED_SECONDS = 12.0
+RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
+PR_SET_PDEATHSIG = 1
 
 
-def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) -> int:
-    """Run a launcher to its end; returns the workers' exit code.
+@dataclass(frozen=True)
+class Ended:
+    """How a world ended: its exit code, and what is still to be told, the first failure last."""
+
+    code: int
+    words: list[str]
+
+
+def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) -> Ended:
+    """Run a launcher to its end, and until all that it started on this machine has ended.
 
     `prefixed`: it marks its workers' lines with `[rank]<stdout>:`, which is taken off; what is not marked is its own
     and shown only where the workers have not told what happened. `stop_signal` is what makes it ask its workers to
-    stop. Raises `BadInput` where it is not installed.
+    stop; it is sent too where this process is killed. Raises `BadInput` where it is not installed.
     """
-    environment = {**os.environ, **command.environment}
+    mark = uuid.uuid4().hex
+    libc = ctypes.CDLL(None)
+
+    def end_with_this_process() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(stop_signal))
+
     try:
         # In a session of its own: Ctrl-C reaches the launcher once, through here.
         process = subprocess.Popen(
             command.arguments,
-            env=environment,
+            env={**os.environ, **command.environment, MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=end_with_this_process,  # noqa: PLW1509 - no threads run here yet
         )
     except FileNotFoundError as error:
         raise BadInput(f"{command.arguments[0]} is not there; 'distrain check' tells what is missing") from error
-    _pass_signals(process, stop_signal)
+    _pass_signals(process, stop_signal, mark)
     assert process.stdout is not None
     assert process.stderr is not None
-    relays = [Relay(process.stdout, sys.stdout.buffer, prefixed), Relay(process.stderr, sys.stderr.buffer, prefixed)]
-    threads = [threading.Thread(target=relay.run) for relay in relays]
+    output = Relay(process.stdout, sys.stdout.buffer, prefixed)
+    timer = threading.Timer(FAILED_SECONDS, lambda: _kill(_started(mark, workers_only=True)))
+    timer.daemon = True
+    errors = Relay(process.stderr, sys.stderr.buffer, prefixed, on_last_words=timer.start)
+    threads = [threading.Thread(target=relay.run) for relay in (output, errors)]
     for thread in threads:
         thread.start()
     code = process.wait()
+    _end_left_over(mark)
+    timer.cancel()
     for thread in threads:
         thread.join()
     code = 128 - code if code < 0 else code
+    own = b"".join([*output.held, *errors.held])
     if code not in SPOKEN_FOR:
-        for relay in relays:
-            sys.stderr.buffer.write(b"".join(relay.held))
-        print(f"distrain: the workers ended with exit code {code}", file=sys.stderr)
-    return code
+        sys.stderr.buffer.write(own)
+    sys.stderr.buffer.flush()
+    words = last_words(errors.words, own.decode(errors="replace"), code)
+    return Ended(code if code in SPOKEN_FOR else EXIT_FAILED, words)
 
 
 def shown(command: Command) -> str:
@@ -65,14 +119,49 @@ def shown(command: Command) -> str:
     return " ".join([*settings, shlex.join(command.arguments)])
 
 
+def last_words(words: Sequence[str], own: str, code: int) -> list[str]:
+    """What is told at the end, of what the workers said last (in the order it came) and their launcher's `own` words.
+
+    The first failure stands last. A worker that has only lost another is heard where that one said nothing: it knows
+    the step.
+    """
+    causes = [line for line in dict.fromkeys(words) if LOST not in line]
+    if causes:
+        return [*causes[1:], causes[0]]
+    if code in SPOKEN_FOR:
+        return []
+    step = next((f" {match[0]}" for line in words if (match := AFTER_STEP.search(line)) is not None), "")
+    return [f"{LAST_WORDS}{_how_it_ended(own.encode(), code)}{step}"]
+
+
+def _how_it_ended(own: bytes, code: int) -> str:
+    signalled = ENDED_BY_SIGNAL.search(own)
+    match = signalled or ENDED_FIRST.search(own) or ENDED_BY_CODE.search(own)
+    if match is None:
+        return f"the workers ended with exit code {code}"
+    rank, ended = int(match["rank"]), int(match["code"])
+    number = ended if signalled else ended - 128
+    if number in set(signal.Signals):
+        more = ", by someone or for lack of memory" if number == signal.SIGKILL else ""
+        return f"rank {rank} was killed ({signal.Signals(number).name}{more})"
+    return f"rank {rank} ended with exit code {ended}, without a word"
+
+
 @dataclass
 class Relay:
-    """Passes lines on as they come; a carriage return ends a line too, so that progress bars move."""
+    """Passes lines on as they come; a carriage return ends a line too, so that progress bars move.
+
+    `held` are the launcher's own lines, `words` what workers said last; `on_last_words`, where given, is called at the
+    first of these, which are passed on like any other line where it is not.
+    """
 
     source: IO[bytes]
     target: BinaryIO
     prefixed: bool
+    on_last_words: Callable[[], None] | None = None
     held: list[bytes] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    ruled: bool = False
 
     def run(self) -> None:
         """Pass on until the source ends."""
@@ -85,27 +174,72 @@ class Relay:
             self._pass(rest)
 
     def _pass(self, line: bytes) -> None:
+        bare = PREFIX.sub(b"", line) if self.prefixed else line
+        if self._is_own(line, bare):
+            self.held.append(line)
+        elif self.on_last_words is not None and bare.startswith(LAST_WORDS.encode()):
+            if not self.words:
+                self.on_last_words()
+            self.words.append(bare.decode(errors="replace").rstrip())
+        else:
+            self.target.write(bare)
+            self.target.flush()
+
+    def _is_own(self, line: bytes, bare: bytes) -> bool:
+        """True for the launcher's own lines: those without a worker's mark, or from one rule to the next."""
         if self.prefixed:
-            bare = PREFIX.sub(b"", line)
-            if bare is line or bare == line:
-                self.held.append(line)
-                return
-            line = bare
-        self.target.write(line)
-        self.target.flush()
+            return bare == line
+        if line.rstrip() == RULE:
+            self.ruled = not self.ruled
+            return True
+        return self.ruled
 
 
-def _pass_signals(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
+def _pass_signals(process: subprocess.Popen[bytes], stop_signal: signal.Signals, mark: str) -> None:
     """Have SIGTERM, SIGINT and SIGUSR1 ask the workers to stop; a second SIGINT ends everything at once."""
     interrupted = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         if number == signal.SIGINT and interrupted:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(_started(mark))
             return
         interrupted = interrupted or number == signal.SIGINT
         process.send_signal(stop_signal)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, handle)
+
+
+def _end_left_over(mark: str) -> None:
+    """Wait for what a killed launcher has left behind; its workers are asked to stop by what watches over them.
+
+    They may hold the run's folder, and then nothing could go on from it.
+    """
+    deadline = time.monotonic() + LEFT_OVER_SECONDS
+    while left := _started(mark):
+        if time.monotonic() > deadline:
+            _kill(left)
+        time.sleep(0.1)
+
+
+def _started(mark: str, *, workers_only: bool = False) -> list[psutil.Process]:
+    """The processes on this machine that a launch started and that are still running."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            wanted = not workers_only or any(name in environment for name in RANKS)
+            if environment.get(MARK) == mark and wanted and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # gone meanwhile, or somebody else's
+    return found
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.Error:
+            continue  # gone meanwhile

@@ -24,8 +24,8 @@ from distrain.world.collectives import Collectives
 from distrain.world.topology import World
 
 # Places in the vector of flags, with which a rank tells all others something in the same step.
-STOP, SAVE, FAILED, BAD = range(4)
-FLAGS = 4
+STOP, SAVE, FAILED, RESIZE, BAD = range(5)
+FLAGS = 5
 
 # Ranks that tell of their own examples in one step. In larger worlds they take turns: the vector must not grow on.
 TELLING = 64
@@ -34,7 +34,7 @@ TELLING = 64
 class StepResult(NamedTuple):
     """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
 
-    `flags` [4]: how many ranks raised STOP, SAVE, FAILED, and how many examples were skipped as BAD.
+    `flags` [5]: how many ranks raised STOP, SAVE, FAILED, RESIZE, and how many examples were skipped as BAD.
     `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
     gradient were not finite, or a rank had failed. `moments`: those of `GradientStatistics.update`, [0, variables]
     where they are not kept or not due; `groups` () and `examples` () of the step belong to them. `told` [slots, 3]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import tensorflow as tf
+
+from distrain.checkpoint.retention import Retention
 from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.state import ReplicaState
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches
 from distrain.data.select import select
 from distrain.data.source import Source
-from distrain.errors import EXIT_DONE, EXIT_STOPPED
+from distrain.errors import EXIT_DONE, EXIT_STOPPED, BadInput
 from distrain.gradients.statistics import GradientStatistics
 from distrain.job.schema import Gradients, Job
 from distrain.log import predictions
@@ -28,12 +31,16 @@ from distrain.train.schedule import Schedule, make_schedule
 from distrain.train.stop import StopRequest
 from distrain.train.summary import announce, conclude
 from distrain.train.trainer import Trainer
-from distrain.train.validation import read_examples, stack, validate
+from distrain.train.validation import measured, read_examples, stack, validate
+from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.control import agreed
 from distrain.world.devices import inventory
 from distrain.world.start import Started
 from distrain.world.versions import versions
+
+# What a checkpoint under way may take when the run has failed: the launcher leaves 12 s.
+WRITING_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -54,21 +61,23 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
     Raises `errors.RunEnds` on all ranks alike where the run ends before its last step.
     """
     job, world, control = request.job, started.world, started.control
+    watch = Watch(job.parallel.stall_timeout.seconds, rank=world.rank)
     parts = agreed(control, lambda: build_parts(job, started))
     collectives: Collectives = AloneCollectives() if world.size == 1 else HorovodCollectives(started.horovod)
     saver = Saver(
         request.folder.checkpoints,
         parts.state,
-        keep=job.checkpoint.keep,
+        retention=Retention(job.checkpoint.keep, job.checkpoint.keep_every, len(parts.training)),
         world_size=world.size,
         versions=versions(),
+        after=[request.folder.metrics],
     )
     opened = agreed(control, lambda: open_run(request, saver) if world.rank == 0 else None)
     progress = Progress(**control.gather(None if opened is None else asdict(opened.progress))[0])
     cut(request.folder.examples(world.rank), progress.step)
     collectives.broadcast(list(parts.state.variables.values()))
 
-    trainer = _trainer(request, started, stop, parts, collectives, saver, progress)
+    trainer = _trainer(request, started, stop, parts, collectives, saver, watch, progress)
     workers = control.gather(inventory())
     if opened is not None:
         announce(opened, trainer.recorder, parts.schedule, parts.trained, world, workers)
@@ -83,11 +92,21 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
         raise
     finally:
         trainer.batches.close()
+        _finish_writing(saver)
         trainer.recorder.close()
+        watch.close()
     if opened is not None:
         conclude(request, trainer.progress, parts.schedule, finished=finished)
         opened.release()
     return EXIT_DONE if finished else EXIT_STOPPED
+
+
+def _finish_writing(saver: Saver) -> None:
+    """Let the checkpoint that is being written get done where the run has failed, so far as time allows."""
+    try:
+        saver.wait(WRITING_SECONDS)
+    except TimeoutError:
+        return
 
 
 def build_parts(job: Job, started: Started) -> Parts:
@@ -97,6 +116,9 @@ def build_parts(job: Job, started: Started) -> Parts:
     validation = None
     if job.data.validation is not None:
         validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False, data=job.data)
+        best, metrics = job.checkpoint.best, measured(segmentation=validation.spec.segmentation)
+        if best is not None and best not in metrics:
+            raise BadInput(f"'checkpoint.best' is '{best}', expected what is measured here: {', '.join(metrics)}")
     schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
     trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
     statistics = make_statistics(job.gradients, trained) if job.gradients.enabled else None
@@ -122,10 +144,13 @@ def _trainer(
     parts: Parts,
     collectives: Collectives,
     saver: Saver,
+    watch: Watch,
     progress: Progress,
 ) -> Trainer:
     job, world = request.job, started.world
-    evaluate = None if parts.validation is None else build_evaluate_step(parts.trained, parts.validation.spec)
+    evaluate = None
+    if parts.validation is not None:
+        evaluate = _watched(build_evaluate_step(parts.trained, parts.validation.spec), watch)
     display = Display(parts.schedule.total_steps, progress.step) if world.rank == 0 else None
     gradients: GradientTable | None = None
     if world.rank == 0 and parts.statistics is not None:
@@ -159,9 +184,20 @@ def _trainer(
             gradients=gradients,
         ),
         stop=stop,
+        watch=watch,
         validate=_validation(parts, evaluate, started),
         draw=_drawing(request, parts.validation, evaluate, world.rank),
     )
+
+
+def _watched(evaluate: EvaluateStep, watch: Watch) -> EvaluateStep:
+    """The step that says of itself that something moves: there may be many in one validation."""
+
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        watch.doing("validation")
+        return evaluate(images, labels)
+
+    return step
 
 
 def _validation(parts: Parts, evaluate: EvaluateStep | None, started: Started) -> Callable[[], dict[str, float]] | None:

@@ -10,11 +10,12 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from distrain.checkpoint.retention import with_best
 from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches, LocalBatch
 from distrain.data.order import mix_all
-from distrain.errors import BadInput, Diverged, RunFailed
+from distrain.errors import BadInput, Diverged, RunEnds, RunFailed
 from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
@@ -22,6 +23,7 @@ from distrain.step.fingerprint import Fingerprint
 from distrain.step.train_step import BAD, FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep, measured_of
 from distrain.train.schedule import Schedule
 from distrain.train.stop import StopRequest
+from distrain.train.watch import Watch
 from distrain.world.control import Control, agree, agreed
 from distrain.world.topology import World
 
@@ -30,7 +32,8 @@ from distrain.world.topology import World
 class Trainer:
     """One rank's training; everything it does that involves other ranks, all ranks do in the same order.
 
-    `validate` gives loss and metrics (collective), `draw` makes rank 0's picture of an epoch.
+    `validate` gives loss and metrics (collective), `draw` makes rank 0's picture of an epoch; `unsaved` is why rank 0
+    could not write a checkpoint, where that ends the run.
     """
 
     job: Job
@@ -45,8 +48,10 @@ class Trainer:
     saver: Saver
     recorder: Recorder
     stop: StopRequest
+    watch: Watch
     validate: Callable[[], dict[str, float]] | None
     draw: Callable[[int], None]
+    unsaved: RunEnds | None = None
 
     def train(self) -> bool:
         """Train on from `progress`. True once the run is finished, False where it was asked to stop before.
@@ -60,8 +65,11 @@ class Trainer:
         stopping = self.schedule.finished(self.progress)
         while not stopping:
             before = self.progress
+            self.watch.doing("reading examples", alone=True)
             local = self.batches.next()
+            self.watch.doing("a step")
             result = self.make_step(local)
+            self.watch.doing("writing down a step", after=self.progress.step, alone=self.world.rank == 0)
             self.record(before, local, result)
             finished = self.schedule.finished(self.progress)
             if finished or self.ends_epoch(local):
@@ -69,8 +77,10 @@ class Trainer:
             if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
                 self.verify()
             stopping = finished or self.asked(result, STOP)
-            if stopping or self.asked(result, SAVE) or self.save_due(before):
+            if stopping:
                 self.save(finished=finished)
+            elif self.asked(result, SAVE) or self.save_due(before) or self.progress.best_step != before.best_step:
+                self.begin_save()
         return self.schedule.finished(self.progress)
 
     def make_step(self, local: LocalBatch) -> StepResult:
@@ -108,7 +118,7 @@ class Trainer:
     def fail(self, local: LocalBatch) -> NoReturn:
         """Raise on all ranks what has befallen one; where only examples are bad, the state is saved before."""
         try:
-            agree(self.control, local.error or self.recorder.failure)
+            agree(self.control, local.error or self.recorder.failure or self.unsaved)
         except BadInput:
             self.save(finished=False)
             raise
@@ -116,10 +126,11 @@ class Trainer:
 
     def flags(self, local: LocalBatch) -> npt.NDArray[np.float32]:
         """What this rank has to tell the others: that it was asked to stop, that time to save has come, a failure."""
+        self.note(self.saver.poll())
         flags = np.zeros(FLAGS, np.float32)
         flags[STOP] = self.stop.signal is not None
         flags[BAD] = len(local.bad)
-        flags[FAILED] = local.error is not None or self.recorder.failure is not None
+        flags[FAILED] = any(error is not None for error in (local.error, self.recorder.failure, self.unsaved))
         now = time.monotonic() - self._clock
         every = self.job.checkpoint.every
         # One rank's clock decides for all.
@@ -179,7 +190,10 @@ class Trainer:
             self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
         self.recorder.distributions(progress.step)
         if self.validate is not None:
-            self.recorder.validation(progress.step, epoch, progress.position, self.validate())
+            self.watch.doing("validation")
+            values = self.validate()
+            self.recorder.validation(progress.step, epoch, progress.position, values)
+            self.progress = with_best(self.progress, self.job.checkpoint.best, values)
             self.draw(epoch)
 
     def verify(self) -> None:
@@ -205,8 +219,24 @@ class Trainer:
         start, end = self.cursor(before), self.cursor(self.progress)
         return not every.timed and every.due(start, end, epoch_examples=epoch_examples)
 
+    def begin_save(self) -> None:
+        """Have rank 0 copy the state and write a checkpoint of it while training goes on."""
+        if self.world.rank == 0:
+            self.watch.doing("waiting for the checkpoint before", alone=True)
+            self.note(self.saver.begin(self.progress, epoch=self.schedule.epoch(self.progress)))
+
+    def note(self, error: RunEnds | None) -> None:
+        """Take in why a checkpoint could not be written: by choice the run goes on, but never from a broken state."""
+        if error is None:
+            return
+        if self.job.checkpoint.on_error == "continue" and isinstance(error, RunFailed):
+            self.recorder.event("checkpoint_failed", *self.place(), reason=str(error))
+            self.recorder.line(f"going on without a checkpoint: {error}")
+        else:
+            self.unsaved = error
+
     def save(self, *, finished: bool) -> None:
-        """Have rank 0 write a checkpoint. Raises `RunFailed` on all ranks where it cannot."""
+        """Have rank 0 write a checkpoint, and wait for it. Raises `RunFailed` or `Diverged` on all ranks alike."""
 
         def write() -> None:
             if self.world.rank == 0:
@@ -214,6 +244,7 @@ class Trainer:
                 self.recorder.flush()
                 self.saver.save(self.progress, epoch=self.schedule.epoch(self.progress), finished=finished)
 
+        self.watch.doing("saving a checkpoint", alone=self.world.rank == 0)
         agreed(self.control, write)
 
 

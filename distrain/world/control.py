@@ -60,7 +60,7 @@ def agreed(control: Control, action: Callable[[], T]) -> T:
     error: RunEnds | None = None
     try:
         values.append(action())
-    except (BadInput, RunFailed) as caught:
+    except RunEnds as caught:
         error = caught
     agree(control, error)
     return values[0]

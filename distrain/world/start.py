@@ -142,6 +142,24 @@ def announced_rank(environment: Mapping[str, str]) -> int:
     return 0
 
 
+# What Horovod says of an exchange that failed since another rank is gone; as text, since TensorFlow's errors carry
+# nothing else of it.
+LOST_MESSAGES = (
+    "Horovod has been shut down",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "gloo/transport",
+)
+
+
+def lost_another(error: BaseException) -> bool:
+    """True where an exchange failed only since another rank has gone."""
+    kind = type(error).__name__
+    if not isinstance(error, RuntimeError) and kind not in ("UnknownError", "AbortedError", "CancelledError"):
+        return False
+    return any(text in str(error) for text in LOST_MESSAGES)
+
+
 def check_same(started: Started, digest: str) -> None:
     """See that all ranks have the same job and versions. Collective; raises `BadInput` on all ranks where not."""
     own = {"the job": digest, **{f"{name}'s version": value for name, value in versions().items()}}

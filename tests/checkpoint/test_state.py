@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.state import ReplicaState, sha256, write
-from distrain.checkpoint.store import Progress
-from distrain.errors import BadInput, RunFailed
+from distrain.errors import BadInput
 from distrain.gradients.statistics import GradientStatistics
 from tests.small_models import make_trained
 
@@ -122,32 +120,6 @@ def test_a_digest_is_over_names_shapes_and_types_too(other: dict[str, np.ndarray
 def test_a_digest_does_not_depend_on_the_layout_in_memory() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert sha256({"w/a": np.asfortranarray(array)}, "w") == sha256({"w/a": array}, "w")
-
-
-def test_the_saver_tells_digests_and_takes_up_the_newest(tmp_path: Path) -> None:
-    state = _state()
-    saver = Saver(tmp_path, state, keep=3, world_size=2, versions={"distrain": "0"})
-    assert saver.restore() == (None, [])
-    for step in (10, 20):
-        _disturb(state)
-        state.variables["optimizer/0000/sgd/iteration"].assign(step)
-        saver.save(Progress(step=step, position=8 * step), epoch=1, finished=False)
-    saved = _bits(state)
-    fresh = _state(seed=1)
-    found, rejected = Saver(tmp_path, fresh, keep=3, world_size=1, versions={}).restore()
-    assert found is not None
-    assert found.manifest is not None
-    assert (found.step, rejected, found.manifest.world_size) == (20, [], 2)
-    assert _bits(fresh) == saved
-    assert found.manifest.optimizer_sha256 == sha256(fresh.arrays(), "optimizer")
-    assert found.manifest.parameters == sum(array.size for n, array in fresh.arrays().items() if n.startswith("w"))
-
-
-def test_what_cannot_be_written_ends_the_run_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("no folder")
-    saver = Saver(tmp_path / "checkpoints", _state("dense"), keep=3, world_size=1, versions={})
-    with pytest.raises(RunFailed, match="checkpoint of step 7 cannot be written"):
-        saver.save(Progress(step=7), epoch=0, finished=False)
 
 
 def test_tensorflow_not_finding_the_folder_is_an_os_error(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distrain.checkpoint.store import MANIFEST, Found, Manifest, Progress, find, newest_valid, save
+from distrain.checkpoint.retention import Retention
+from distrain.checkpoint.store import MANIFEST, Found, Manifest, Progress, find, newest_valid, prune, recover, save
 
 FILES = {"state.index": b"names" * 9, "state.data-00000-of-00001": bytes(range(200)), "empty": b""}
 
@@ -25,7 +26,10 @@ def _write(folder: Path) -> None:
 
 
 def _save(folder: Path, *steps: int, keep: int = 3, write: Callable[[Path], None] = _write) -> Path:
-    return [save(folder, _manifest(step), write, keep=keep) for step in steps][-1]
+    for step in steps:
+        path = save(folder, _manifest(step), write)
+        prune(folder, Retention(keep, None, 8).retained, newest=step)
+    return path
 
 
 def _names(folder: Path) -> list[str]:
@@ -205,7 +209,7 @@ def test_the_one_of_the_same_step_stays_where_the_new_one_cannot_take_its_place(
 def test_the_same_step_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
     path = _save(tmp_path, 10)
     (path / "state.index").write_bytes(b"broken")
-    save(tmp_path, _manifest(10, position=88), _write, keep=3)
+    save(tmp_path, _manifest(10, position=88), _write)
     manifest = _only(tmp_path).manifest
     assert manifest is not None
     assert manifest.progress.position == 88
@@ -218,3 +222,29 @@ def test_newer_ones_that_are_not_valid_do_not_crowd_out_the_one_just_saved(tmp_p
     (tmp_path / "step_00000040").mkdir()
     _save(tmp_path, 20, keep=1)
     assert [(found.step, found.valid) for found in find(tmp_path)] == [(20, True), (40, False)]
+
+
+def test_only_what_is_needed_is_verified(tmp_path: Path) -> None:
+    """The newest valid one is enough: of a large checkpoint every older one would cost a second more to begin."""
+    _save(tmp_path, 10, 20, 30)
+    (tmp_path / "step_00000010" / "state.index").write_bytes(b"broken")
+    newest, rejected = newest_valid(tmp_path)
+    assert newest is not None
+    assert (newest.step, rejected) == (30, [])
+
+
+def test_one_that_a_kill_left_between_two_renames_is_put_back(tmp_path: Path) -> None:
+    """With `keep: 1` it may be the only one."""
+    path = _save(tmp_path, 10, keep=1)
+    path.rename(tmp_path / "tmp_00000010_replaced")
+    recover(tmp_path)
+    assert _only(tmp_path).valid
+    path.rename(tmp_path / "tmp_00000010_replaced")
+    _save(tmp_path, 20)
+    assert [(found.step, found.valid) for found in find(tmp_path)] == [(10, True), (20, True)]
+
+
+def test_half_removed_ones_go_with_the_next(tmp_path: Path) -> None:
+    (_save(tmp_path, 10, 20) / MANIFEST).unlink()
+    _save(tmp_path, 30)
+    assert [found.step for found in find(tmp_path)] == [10, 30]

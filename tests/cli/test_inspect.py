@@ -36,7 +36,7 @@ def _run(path: Path, *steps: int) -> RunFolder:
     for step in steps:
         progress = Progress(step=step, position=8 * step, skipped=1)
         manifest = Manifest(progress, step // 10, step == 40, 2, 123, "a", "b", "c", {"distrain": "0"})
-        save(folder.checkpoints, manifest, _write, keep=3)
+        save(folder.checkpoints, manifest, _write)
         log.write_timed("step", step=step, epoch=0, position=8 * step, loss=1 / step)
         log.write_timed("validation", step=step, epoch=0, position=8 * step, loss=0.5, pixel_error=0.25)
     log.close()
@@ -58,7 +58,7 @@ def test_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (found["world_size"], found["parameters"], found["weights_sha256"]) == (2, 123, "a")
     assert (found["optimizer_sha256"], found["gradient_mean_sha256"]) == ("b", "c")
     assert [(one["step"], one["valid"], one["why_not"]) for one in found["checkpoints"]] == [
-        (step, True, None) for step in (20, 30, 40)
+        (step, True, None) for step in (10, 20, 30, 40)
     ]
     assert (found["loss"], found["validation"]) == (1 / 40, {"loss": 0.5, "pixel_error": 0.25})
 

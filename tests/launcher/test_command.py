@@ -31,7 +31,7 @@ def test_gloo_on_hosts_finds_its_own_interfaces() -> None:
 def test_mpi_carries_settings_and_nothing_else() -> None:
     environment = {"PATH": "/bin", "HOROVOD_CYCLE_TIME": "1", "SECRET": "x", "NCCL_DEBUG": "INFO"}
     command = line(World(2, controller="mpi"), environment)
-    assert "mpirun -q -np 2" in command
+    assert "mpirun -np 2" in command
     assert "-x HOROVOD_CYCLE_TIME -x NCCL_DEBUG -x PATH" in command
     assert "SECRET" not in command
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from distrain.errors import BadInput
 from distrain.launcher.command import Command
-from distrain.launcher.execute import execute, shown
+from distrain.launcher.execute import Ended, execute, last_words, shown
 
 
 def run(script: str, *, prefixed: bool = True) -> int:
+    return ended(script, prefixed=prefixed).code
+
+
+def ended(script: str, *, prefixed: bool = True) -> Ended:
     return execute(Command(["sh", "-c", script], {}), prefixed=prefixed, stop_signal=signal.SIGTERM)
 
 
@@ -32,9 +37,8 @@ def test_the_launchers_own_lines_are_held_where_workers_have_spoken(
 
 
 def test_and_shown_where_nobody_has(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert run("echo own >&2; exit 7") == 7
-    _, errors = capfdbinary.readouterr()
-    assert errors == b"own\ndistrain: the workers ended with exit code 7\n"
+    assert ended("echo own >&2; exit 7") == Ended(1, ["distrain: the workers ended with exit code 7"])
+    assert capfdbinary.readouterr()[1] == b"own\n"
 
 
 def test_unprefixed_output_passes_as_it_is(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -43,7 +47,58 @@ def test_unprefixed_output_passes_as_it_is(capfdbinary: pytest.CaptureFixture[by
 
 
 def test_a_launcher_that_was_killed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert run("kill -9 $$") == 137
+    assert ended("kill -9 $$") == Ended(1, ["distrain: the workers ended with exit code 137"])
+
+
+SAID = "distrain: rank 1, after step 3: RuntimeError: the roof is on fire"
+LOST_IT = "distrain: rank 0, after step 3: lost another rank"
+
+
+@pytest.mark.parametrize(
+    ("words", "own", "expected"),
+    [
+        ([SAID, LOST_IT], "", [SAID]),
+        ([LOST_IT, SAID], "", [SAID]),
+        ([SAID, "distrain: rank 2: late", SAID], "", ["distrain: rank 2: late", SAID]),
+        ([LOST_IT], "horovodrun: process 1 was the first to fail, with exit code 134", "rank 1 was killed (SIGABRT)"),
+        ([LOST_IT], "horovodrun: process 1 was the first to fail, with exit code 7", "rank 1 ended with exit code 7"),
+        ([], "mpirun noticed that process rank 2 with PID 0 on node h exited on signal 11 (..).", "rank 2 was killed"),
+        ([], "to do so was:\n\n  Process name: [[28684,1],5]\n  Exit code:    9\n---", "rank 5 ended with exit code 9"),
+    ],
+)
+def test_the_first_failure_is_told_last_and_once(words: list[str], own: str, expected: list[str] | str) -> None:
+    told = last_words(words, own, 1)
+    if isinstance(expected, list):
+        assert told == expected
+        return
+    assert told[0].startswith(f"distrain: {expected}")
+    assert told[0].endswith("after step 3") is bool(words)
+
+
+def test_nothing_is_made_up_where_workers_have_spoken() -> None:
+    assert last_words([], "", 75) == []
+    assert last_words([LOST_IT], "", 75) == []
+
+
+def test_last_words_are_held_back_and_the_rest_passes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    script = f"echo '[1]<stderr>:{SAID}' >&2; echo '[0]<stderr>:late' >&2; echo '[0]<stdout>:distrain: x'; exit 1"
+    assert ended(script) == Ended(1, [SAID])
+    assert capfdbinary.readouterr() == (b"distrain: x\n", b"late\n")
+
+
+def test_what_mpirun_says_itself_stands_between_rules(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    rule = "-" * 74
+    script = f"printf 'a\n{rule}\nown\n{rule}\nb\n' >&2; exit "
+    assert run(script + "2", prefixed=False) == 2
+    assert capfdbinary.readouterr()[1] == b"a\nb\n"
+    assert run(script + "1", prefixed=False) == 1
+    assert capfdbinary.readouterr()[1].startswith(b"a\nb\n---")
+
+
+def test_what_a_killed_launcher_leaves_behind_is_waited_for(tmp_path: Path) -> None:
+    script = f"(trap '' HUP; sleep 1; echo done > {tmp_path}/left) >/dev/null 2>&1 & kill -9 $$"
+    run(script)
+    assert (tmp_path / "left").exists()
 
 
 def test_no_such_launcher() -> None:

@@ -66,11 +66,13 @@ def begin(way: str, *arguments: str | Path, cwd: Path | None = None) -> subproce
     return begin_program([*WAYS[way], "train", *map(str, arguments)], cwd=cwd)
 
 
-def begin_program(command: list[str], cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start any command as the tests start theirs."""
+def begin_program(
+    command: list[str], cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start any command as the tests start theirs, with `environment` beside their own."""
     # As in an activated environment: horovodrun looks for mpirun on the PATH.
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environment = {**os.environ, **MPI_AS_ROOT, "PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, **MPI_AS_ROOT, "PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})}
     return subprocess.Popen(
         command,
         cwd=cwd,

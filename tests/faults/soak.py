@@ -1,0 +1,98 @@
+"""Many seeded faults, one after the other, and a table of them: `make soak`.
+
+Each case is one run of a small job that something befalls; the same command is started again until the run is done, and
+the result is compared with the run of the same world that nothing befell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.faults.harness import TOUCHES, Bench, Case, World, differences
+
+ALONE = World(1, "alone")
+WORLDS = {
+    ALONE: 6,
+    World(1, "gloo"): 1,
+    World(2, "gloo"): 3,
+    World(2, "mpi"): 2,
+    World(3, "gloo"): 1,
+    World(3, "mpi"): 1,
+}
+FAULTS = (
+    "before the first step",
+    "worker killed",
+    "asked to stop",
+    *TOUCHES,
+    "during restore",
+    "twice in a row",
+    "all killed",
+    "launcher killed",
+    "worker stopped",
+)
+# A process alone does not notice that it was stopped, and has no launcher.
+NOT_ALONE = ("launcher killed", "worker stopped")
+
+
+def cases(count: int, seed: int) -> list[Case]:
+    """The first `count` cases: faults in turn, in worlds drawn by their weights."""
+    draw = random.Random(seed)
+    found: list[Case] = []
+    for number in range(count):
+        fault = FAULTS[number % len(FAULTS)]
+        world = draw.choices(list(WORLDS), list(WORLDS.values()))[0]
+        while (fault in NOT_ALONE and world == ALONE) or (fault == "worker stopped" and world.size == 1):
+            world = draw.choices(list(WORLDS), list(WORLDS.values()))[0]
+        found.append(Case(fault, world, seed * 1000 + number))
+    return found
+
+
+def main() -> int:
+    """Run the cases; the exit code is 0 where all ended equal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=112)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    faults: Counter[str] = Counter()
+    equal: Counter[str] = Counter()
+    struck: Counter[str] = Counter()
+    worlds: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        bench = Bench(Path(folder))
+        for number, case in enumerate(cases(arguments.count, arguments.seed)):
+            whole, _ = bench.whole(case.world)
+            started, run = time.monotonic(), bench.folder / f"run-{number}"
+            codes = bench.trouble(case, run)
+            ended = bench.finish(case, run)
+            different = [f"exit code {ended.code}"] if ended.code else differences(run, whole)
+            faults[case.fault] += 1
+            worlds[str(case.world)] += 1
+            equal[case.fault] += not different
+            struck[case.fault] += any(code != 0 for code in codes)
+            seconds = time.monotonic() - started
+            print(
+                f"{number + 1:4} {case.fault}, {case.world} (seed {case.seed}): exit codes {codes}, then {ended.code}, "
+                f"{seconds:.0f} s: {'equal' if not different else 'DIFFERENT: ' + ', '.join(different)}",
+                flush=True,
+            )
+            if different:
+                print(ended.errors[-3000:], flush=True)
+            else:
+                shutil.rmtree(run)
+    print("\n| fault | count | cut short | equal |\n|---|---|---|---|")
+    for fault in FAULTS:
+        print(f"| {fault} | {faults[fault]} | {struck[fault]} | {equal[fault]} |")
+    print(f"| all | {faults.total()} | {struck.total()} | {equal.total()} |")
+    print("\nworkers: " + "; ".join(f"{world}: {count}" for world, count in worlds.items()))
+    return 0 if equal.total() == faults.total() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
