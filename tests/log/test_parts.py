@@ -172,7 +172,9 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_nothing_is_written_of_nothing(tmp_path: Path) -> None:
-    _table(tmp_path / "none").close()
+    table = _table(tmp_path / "none")
+    table.append({name: values[:0] for name, values in _rows(1).items()})
+    table.close()
     cut(tmp_path / "none", 3)
     assert read(tmp_path / "none") is None
     assert _names(tmp_path) == []
