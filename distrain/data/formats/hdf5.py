@@ -67,7 +67,7 @@ class Chunked:
 def dataset(path: str, name: str) -> Stored | Chunked:
     """The dataset `name` of a file, from its headers. Raises `BadInput`."""
     status = regular(path, WHAT)
-    require_kind(path, read(path, 0, min(8, status.size), WHAT), "HDF5")
+    require_kind(path, bytes(read(path, 0, min(8, status.size), WHAT)), "HDF5")
     with decoding(path, "HDF5", _ERRORS):
         file = pyfive.File(io.BufferedReader(_Spans(path, status), _AHEAD))
         if name not in file:
