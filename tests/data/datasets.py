@@ -104,7 +104,7 @@ def hdf5_chunked(folder: Path, images: Pixels, labels: Pixels) -> Options:
     half = len(images) // 2
     for number, part in enumerate((slice(0, half), slice(half, None))):
         with h5py.File(folder / f"{number}.h5", "w") as file:
-            shape = (5, *images.shape[1:])
+            shape = (min(5, half), *images.shape[1:])
             for name, array in (("set/x", images[part]), ("set/y", labels[part])):
                 file.create_dataset(name, data=array, chunks=shape, compression="gzip", fletcher32=True)
     arrays = {"image_array": "set/x", "label_array": "set/y"}

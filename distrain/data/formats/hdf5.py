@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyfive
+from pyfive.core import InvalidHDF5File
 
 from distrain.data.formats.files import MAX_SAMPLES, Array, Shape, damaged, decoding, not_supported, require_kind
 from distrain.data.formats.npy import Stored
@@ -38,6 +39,7 @@ _ERRORS = (
     EOFError,
     struct.error,
     zlib.error,
+    InvalidHDF5File,
 )
 _log = logging.getLogger("pyfive")
 _log.setLevel(logging.ERROR)
