@@ -3,7 +3,7 @@
 A shard has no directory. An index beside it (`NAME.index`), made once, tells where each record starts, so that any can
 be read alone; where the shard is compressed as a whole, the index counts bytes of what it holds.
 
-The index is one line of text, padded to a multiple of 8 bytes,
+The index is one line of text, padded to 256 bytes,
 
     distrain-index 1 {"compression": "none", "records": 3, "size": 1234, "length": 1234}
 
@@ -36,6 +36,7 @@ SUFFIX = ".index"
 FRAME = 16  # bytes of a record beside its payload
 LONGEST = 1 << 31  # of a record, in bytes
 _MAGIC = b"distrain-index 1 "
+_HEAD = 256
 _LENGTH = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _OFFSET = np.dtype("<u8")
@@ -210,9 +211,9 @@ def open_shard(path: str, folder: str | None = None) -> Shard:
         )
     index_status = regular(index, INDEX)
     with opened(index, INDEX) as file:
-        line = file.readline(256)
+        line = file.read(_HEAD).partition(b"\n")[0] + b"\n"
     try:
-        if not line.startswith(_MAGIC) or not line.endswith(b"\n"):
+        if not line.startswith(_MAGIC) or len(line) != _HEAD:
             raise ValueError("its first line is not that of an index")
         said = json.loads(line[len(_MAGIC) :])
         values = [said[name] for name in ("records", "size", "length")]
@@ -253,7 +254,7 @@ def write_index(path: Path, ends: Iterable[int], compression: str, size: Callabl
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(bytes(256))
+            file.write(bytes(_HEAD))
             count, last = 0, 0
             file.write(struct.pack("<Q", 0))
             for end in ends:
@@ -263,7 +264,7 @@ def write_index(path: Path, ends: Iterable[int], compression: str, size: Callabl
             head = _MAGIC + json.dumps(said).encode()
             # The line keeps the place that was left for it.
             file.seek(0)
-            file.write(head.ljust(255) + b"\n")
+            file.write(head.ljust(_HEAD - 1) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
