@@ -52,7 +52,7 @@ class PartedTable:
         self._written_at = clock()
 
     def append(self, columns: Columns) -> None:
-        """Add the rows of one step: equally long arrays under the same names each time.
+        """Add the rows of one step, if any: equally long arrays under the same names each time.
 
         They are kept as they are until they are written: a step must not wait for more. What `words` names is
         numbers into its texts.

@@ -108,6 +108,20 @@ def test_the_newest_steps_count(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert _json(tmp_path, capsys)["variables"][0]["variable"] == "down/bias"
 
 
+def test_a_norm_that_has_grown_is_compared_with_the_steps_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path)
+    table = GradientTable(folder.gradients, NAMES, "float32")
+    for step in range(1, 301):
+        squares = np.array([4.0, 1.0 if step <= 100 else 1e4, 9.0])
+        table.write(step, 0, measures(moments(step, norm_squares=squares)), ranks(step))
+    table.close()
+    worst = _json(tmp_path, capsys)["variables"][0]
+    assert worst["variable"] == "down/bias"
+    assert worst["attention"][0] == {"rule": "exploding", "text": "norm 1e+02 times that of before"}
+
+
 def test_a_run_without_statistics_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "run")
     assert "gradients.enabled" in _refused([str(tmp_path / "run"), "--gradients"], capsys)

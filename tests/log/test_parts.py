@@ -110,6 +110,7 @@ def test_a_run_that_went_on_has_the_same_rows_as_one_never_touched(
         _append(table, begin, reached)
         table.flush()
         cut(tmp_path, checkpoint)
+        assert _steps(tmp_path) == list(range(1, checkpoint + 1))
         begin = checkpoint + 1
     table = _table(tmp_path, rows=rows)
     _append(table, begin, 20)
