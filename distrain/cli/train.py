@@ -92,10 +92,12 @@ def _settled(job: Job, started: Started) -> BadInput | None:
 
 def _train(job: Job, arguments: argparse.Namespace, started: Started, stop: StopRequest) -> int:
     # Imported here, since it brings in TensorFlow: a wrong job is refused without it.
+    from distrain.train.elastic import run_elastic
     from distrain.train.opening import Request
     from distrain.train.run import run
 
-    return run(Request(job, run_dir(arguments, job), arguments.fresh), started, stop)
+    request = Request(job, run_dir(arguments, job), arguments.fresh)
+    return run(request, started, stop) if started.membership is None else run_elastic(request, started, stop)
 
 
 def run_dir(arguments: argparse.Namespace, job: Job) -> Path:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from distrain.data.batches import LocalBatch
+from distrain.data.order import Batch
 from distrain.errors import RunFailed
 from distrain.job.duration import Cursor
 from distrain.job.schema import Log
@@ -41,21 +41,23 @@ class Recorder:
         self._started = self._last_time = time.monotonic()
         self._applied_since = 0
 
-    def step(self, before: Cursor, after: Cursor, local: LocalBatch, result: StepResult, waited: float) -> None:
+    def step(
+        self, before: Cursor, after: Cursor, batch: Batch, indices: Sequence[int], result: StepResult, waited: float
+    ) -> None:
         """Record one step: `before` and `after` it stood at these cursors; it waited for data for so many seconds."""
         with self._noting_failure():
-            if self._examples is not None and local.indices:
-                self._examples.write(step=before.step + 1, indices=local.indices)
+            if self._examples is not None and indices:
+                self._examples.write(step=before.step + 1, indices=list(indices))
             if self._metrics is None:
                 return
-            epoch = local.batch.start // self._epoch_examples
+            epoch = batch.start // self._epoch_examples
             if not result.applied:
                 self.event("skipped", after.step, epoch, after.position, reason="loss or gradient not finite")
                 return
             loss = float(result.loss)
             if self._display is not None:
                 self._display.step(after.step, epoch, loss)
-            self._applied_since += local.batch.size
+            self._applied_since += batch.size
             now = time.monotonic()
             clocked = Cursor(after.step, after.position, now - self._started)
             previous = Cursor(before.step, before.position, self._last_time - self._started)

@@ -18,15 +18,15 @@ from distrain.model.unet import centre
 from distrain.world.collectives import Collectives
 
 # Places in the vector of flags, with which a rank tells all others something in the same step.
-STOP, SAVE, FAILED = range(3)
-FLAGS = 3
+STOP, SAVE, FAILED, RESIZE = range(4)
+FLAGS = 4
 
 
 class StepResult(NamedTuple):
     """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
 
-    `flags` [3]: how many ranks raised STOP, SAVE, FAILED. `gradient_squares`, `mean_squares` [variables]: squared L2
-    norms of the gradient and of its running mean; the latter empty, [0], where it is not kept or not due. With
+    `flags` [4]: how many ranks raised STOP, SAVE, FAILED, RESIZE. `gradient_squares`, `mean_squares` [variables]:
+    squared L2 norms of the gradient and of its running mean; the latter empty, [0], where it is not kept or not due. With
     `applied` false nothing was updated: loss or gradient were not finite, or a rank had failed.
     """
 
@@ -39,7 +39,7 @@ class StepResult(NamedTuple):
 
 
 # images [b, h, w, c], labels [b, ...], weights [b] (1, or 0 for an example that only fills up an empty share),
-# random key [2] uint32, flags [3].
+# random key [2] uint32, flags [4].
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], StepResult]
 
 
