@@ -26,8 +26,8 @@ class StepResult(NamedTuple):
     """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
 
     `flags` [4]: how many ranks raised STOP, SAVE, FAILED, RESIZE. `gradient_squares`, `mean_squares` [variables]:
-    squared L2 norms of the gradient and of its running mean; the latter empty, [0], where it is not kept or not due. With
-    `applied` false nothing was updated: loss or gradient were not finite, or a rank had failed.
+    squared L2 norms of the gradient and of its running mean; the latter empty, [0], where it is not kept or not due.
+    With `applied` false nothing was updated: loss or gradient were not finite, or a rank had failed.
     """
 
     loss: tf.Tensor
