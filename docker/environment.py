@@ -40,6 +40,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "horovod"))
 
 import build  # noqa: E402
+import kernels  # noqa: E402
 import tools  # noqa: E402
 from tools import SetupError, say  # noqa: E402
 
@@ -65,6 +66,7 @@ def _wanted(group: str, venv: Path) -> Stamp:
         "venv": str(venv),
         "requirements": hashlib.sha256(_requirements(group).read_bytes()).hexdigest(),
         "horovod": build.inputs_digest(),
+        "kernels": kernels.source_digest(),
         # Entry points and package folders are written into the environment, the sources are not.
         "project": hashlib.sha256((tools.ROOT / "pyproject.toml").read_bytes()).hexdigest(),
         "root": str(tools.ROOT),
@@ -143,6 +145,7 @@ def _install(uv: str, group: str, venv: Path, wheel: Path, log: Path) -> None:
     tools.run_logged(command, log, f"install the packages of requirements/{group}.txt", variables)
     install = [uv, "pip", "install", "--no-deps", "--no-index", "--compile-bytecode", *python]
     tools.run_logged([*install, str(wheel)], log, f"install {wheel.name}", variables)
+    tools.run_logged([*install, str(kernels.wheel(venv))], log, "install distrain's kernels", variables)
     command = [*install, "--no-build-isolation", "--editable", str(tools.ROOT)]
     tools.run_logged(command, log, "install distrain", variables)
 

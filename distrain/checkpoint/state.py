@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from distrain.errors import BadInput
-from distrain.gradients.running_mean import RunningMean
+from distrain.gradients.statistics import GradientStatistics
 from distrain.model.build import Trained
 
 PREFIX = "state"
@@ -22,21 +22,18 @@ class ReplicaState:
     """All variables that make a replica, in three groups with fixed names.
 
     `weights/...`: trainable weights and buffers; `optimizer/...`: its step count and slots; `gradient_mean/...`: the
-    running mean and its count.
+    running mean, its count, and what else the gradients' statistics carry on.
     """
 
-    def __init__(self, trained: Trained, running_mean: RunningMean | None) -> None:
+    def __init__(self, trained: Trained, statistics: GradientStatistics | None) -> None:
         groups = {
             "weights": [(weight.path, weight.value) for weight in trained.model.weights],
             "optimizer": [(variable.path, variable.value) for variable in trained.optimizer.variables],
             "gradient_mean": [],
         }
-        if running_mean is not None:
-            trainable = [weight.path for weight in trained.model.trainable_variables]
-            groups["gradient_mean"] = [
-                ("count", running_mean.count),
-                *zip(trainable, running_mean.means, strict=True),
-            ]
+        if statistics is not None:
+            paths = [weight.path for weight in trained.model.trainable_variables]
+            groups["gradient_mean"] = list(statistics.state(paths).items())
         self.variables: dict[str, tf.Variable] = {
             f"{group}/{number:04d}/{path}": variable
             for group, members in groups.items()

@@ -5,6 +5,7 @@ distrain launch -n 2 -- train JOB.yaml            on this machine, by horovodrun
 horovodrun --mpi -np 2 distrain train JOB.yaml
 mpirun -np 2 distrain train JOB.yaml
 distrain inspect RUN                              what a run has come to
+distrain data check|index|pack|show ...           data, before it is trained on
 distrain check                                    what works here, and what to do about the rest
 """
 
@@ -14,11 +15,11 @@ import sys
 from collections.abc import Sequence
 
 from distrain import __version__
-from distrain.cli import check, inspect, launch, train
+from distrain.cli import check, data, inspect, launch, train
 from distrain.cli.parser import Parser
 from distrain.errors import EXIT_BAD_INPUT, BadInput
 
-COMMANDS = {"train": train, "launch": launch, "inspect": inspect, "check": check}
+COMMANDS = {"train": train, "launch": launch, "inspect": inspect, "data": data, "check": check}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from distrain.data.order import Batch, batch_at, drawn
 from distrain.data.provider import FloatArray, LabelArray
-from distrain.data.select import Source
+from distrain.data.source import Source
 from distrain.errors import BadInput
+from distrain.job.schema import Reading
 from distrain.world.topology import World
 
-READ_AHEAD = 3
-THREADS = 2
+READ_AHEAD = Reading().ahead
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class LocalBatch:
 
     `images` [b, h, w, c], `labels` [b, ...] and `weights` [b] (all 1). A rank without a share gets b = 1 with an empty
     picture of weight 0, so that it takes part in the step all the same. So does one whose examples could not be read;
-    `error` then says why.
+    `error` then says why. Where such examples are skipped they are left out instead, and `bad` has the index and the
+    reason of each; `indices` has all that were drawn.
     """
 
     batch: Batch
@@ -44,18 +45,22 @@ class LocalBatch:
     labels: LabelArray
     weights: npt.NDArray[np.float32]
     error: BadInput | None = None
+    bad: tuple[tuple[int, str], ...] = ()
 
 
 class Batches:
     """This rank's batches from a position on, without end. Close it when done."""
 
-    def __init__(self, source: Source, plan: Plan, world: World, position: int) -> None:
+    def __init__(self, source: Source, plan: Plan, world: World, position: int, reading: Reading | None = None) -> None:
+        reading = Reading() if reading is None else reading
         self._source = source
         self._plan = plan
         self._world = world
         self._position = position
         self._pending: deque[Future[LocalBatch]] = deque()
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="read")
+        # Fewer batches than threads would leave some of these idle.
+        self._ahead = max(reading.ahead, reading.threads + 1)
+        self._executor = ThreadPoolExecutor(reading.threads, thread_name_prefix="read")
         self.waited = 0.0
 
     def next(self) -> LocalBatch:
@@ -72,7 +77,7 @@ class Batches:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _read_ahead(self) -> None:
-        while len(self._pending) < READ_AHEAD:
+        while len(self._pending) < self._ahead:
             batch = batch_at(
                 self._position,
                 examples=len(self._source),
@@ -84,17 +89,25 @@ class Batches:
 
     def _read(self, batch: Batch) -> LocalBatch:
         examples = len(self._source)
-        indices = drawn(batch, rank=self._world.rank, size=self._world.size, examples=examples, seed=self._plan.seed)
-        if not indices:
-            return self._empty(batch, [], None)
-        epoch = batch.start // examples
-        try:
-            read = [self._source.read(index, epoch) for index in indices]
-        except BadInput as error:
-            return self._empty(batch, indices, error)
-        images = np.stack([example.image for example in read])
-        labels = np.stack([example.label for example in read])
-        return LocalBatch(batch, indices, images, labels, np.ones(len(read), np.float32))
+        indices = drawn(
+            batch,
+            rank=self._world.rank,
+            size=self._world.size,
+            examples=examples,
+            seed=self._plan.seed,
+            order=self._source.order,
+        )
+        read = self._source.read_batch(indices, batch.start // examples)
+        good = [example for example in read if not isinstance(example, BadInput)]
+        errors = [(index, item) for index, item in zip(indices, read, strict=True) if isinstance(item, BadInput)]
+        if errors and not self._source.skips:
+            return self._empty(batch, indices, errors[0][1])
+        bad = tuple((index, str(error)) for index, error in errors)
+        if not good:
+            return replace(self._empty(batch, indices, None), bad=bad)
+        images = np.stack([example.image for example in good])
+        labels = np.stack([example.label for example in good])
+        return LocalBatch(batch, indices, images, labels, np.ones(len(good), np.float32), bad=bad)
 
     def _empty(self, batch: Batch, indices: list[int], error: BadInput | None) -> LocalBatch:
         spec = self._source.spec

@@ -15,6 +15,7 @@ colours, or their palette indices where these are asked for, as labels need them
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,13 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from distrain.data.formats import jpeg, npy, png, tiff
-from distrain.data.formats.files import (
-    Array,
-    Shape,
-    one_page,
-    regular,
-    shown,
-)
+from distrain.data.formats.files import Array, Shape, one_page
+from distrain.data.storage import regular, shown
 from distrain.errors import BadInput
 
 
@@ -51,6 +47,18 @@ def read_page(path: str, page: int, *, indices: bool = False) -> Array:
     pixels = _format(path).read(path, page, indices)
     # Pillow and damaged files store a true as any byte but 0; who looks at the bytes must find a 1.
     return pixels.view(np.uint8) != 0 if pixels.dtype.kind == "b" else pixels
+
+
+def decode(name: str, data: bytes, *, indices: bool = False) -> Array:
+    """The pixels of a PNG or JPEG that is in memory, as `read_page` gives them. Raises `BadInput`, naming `name`."""
+    decoder = jpeg.decode if data.startswith(b"\xff\xd8") else png.decode
+    pixels = decoder(name, io.BytesIO(data), indices)
+    return pixels.view(np.uint8) != 0 if pixels.dtype.kind == "b" else pixels
+
+
+def is_encoded(data: bytes) -> bool:
+    """Whether bytes begin as a PNG or a JPEG does."""
+    return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
 def is_image(path: str) -> bool:

@@ -4,16 +4,24 @@
 Feistel network over the smallest fitting power of two; values that fall outside 0 .. N - 1 go through it again until
 they are inside ("cycle walking": Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002). Memory and time are
 O(1) in N.
+
+Sources that are slow to read at random are ordered shard by shard (`ByShard`): as exact and as easy to resume, but
+examples of one shard come near each other, and resuming within a shard may read it from its start.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from distrain.data.provider import Sharding
 from distrain.world.topology import share
+
+Places = npt.NDArray[np.uint64]
+Integers = npt.NDArray[np.int64]
 
 ROUNDS = 8
 _MASK = (1 << 64) - 1
@@ -49,17 +57,92 @@ def epoch_steps(*, examples: int, batch_size: int, remainder: str) -> int:
     return examples // batch_size if remainder == "drop" else -(-examples // batch_size)
 
 
-def drawn(batch: Batch, *, rank: int, size: int, examples: int, seed: int) -> list[int]:
-    """The indices of the examples that `rank` of `size` draws for a batch, in order."""
+class Order(Protocol):
+    """Which example stands at which place of an epoch."""
+
+    def indices(self, places: Places, *, seed: int, epoch: int) -> Places:
+        """The indices [n] at `places` [n] of the epoch, both uint64 in 0 .. N - 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """Any example anywhere, each order of the epoch as likely as the next."""
+
+    examples: int
+
+    def indices(self, places: Places, *, seed: int, epoch: int) -> Places:
+        return permute(places, examples=self.examples, seed=seed, epoch=epoch)
+
+
+class ByShard:
+    """Shards in random order, several side by side, shuffled within blocks of consecutive examples.
+
+    The permuted shards, one behind the other, are cut into `lanes` parts of equal length; place p of an epoch is step
+    p // lanes of lane p % lanes. Where `lanes` divides the batch, a lane, and so a shard, is read by one rank at a
+    time, as long as shards are not longer than lanes.
+    """
+
+    def __init__(self, sharding: Sharding) -> None:
+        self.sharding = sharding
+        counts = np.array(sharding.counts, np.int64)
+        self._firsts = np.concatenate([[0], np.cumsum(counts)])
+        self.examples = int(self._firsts[-1])
+        self._shards: dict[tuple[int, int], tuple[Integers, Integers]] = {}
+
+    def indices(self, places: Places, *, seed: int, epoch: int) -> Places:
+        shards, starts = self._permuted(seed, epoch)
+        along = self._along(places.astype(np.int64))
+        turns = np.searchsorted(starts, along, side="right") - 1
+        result = np.empty(len(places), np.uint64)
+        for number, (turn, place) in enumerate(zip(turns.tolist(), along.tolist(), strict=True)):
+            result[number] = self._index(int(shards[turn]), place - int(starts[turn]), seed, epoch)
+        return result
+
+    def _along(self, places: Integers) -> Integers:
+        """Places along the permuted shards; the first lanes are longer by one where the epoch is not full."""
+        lanes = min(self.sharding.lanes, self.examples)
+        length = -(-self.examples // lanes)
+        longer = self.examples - (length - 1) * lanes
+        step, lane = np.divmod(places, lanes)
+        along: Integers = lane * length - np.maximum(lane - longer, 0) + step
+        return along
+
+    def _permuted(self, seed: int, epoch: int) -> tuple[Integers, Integers]:
+        """The shards in the order of an epoch, without empty ones, and the place at which each starts."""
+        known = self._shards.get((seed, epoch))
+        if known is not None:
+            return known
+        counts = np.array(self.sharding.counts, np.int64)
+        order = permute(np.arange(len(counts), dtype=np.uint64), examples=len(counts), seed=seed, epoch=epoch)
+        shards = order.astype(np.int64)
+        shards = shards[counts[shards] > 0]
+        starts = np.cumsum(counts[shards]) - counts[shards]
+        # Of this epoch and the one before or after it, which threads read at the same time.
+        self._shards = {**dict(list(self._shards.items())[-1:]), (seed, epoch): (shards, starts)}
+        return shards, starts
+
+    def _index(self, shard: int, place: int, seed: int, epoch: int) -> int:
+        block = place // self.sharding.block
+        first = block * self.sharding.block
+        length = min(self.sharding.block, self.sharding.counts[shard] - first)
+        within = np.array([place - first], np.uint64)
+        shuffled = permute(within, examples=length, seed=mix_all(seed, shard, block), epoch=epoch)
+        return int(self._firsts[shard]) + first + int(shuffled[0])
+
+
+def drawn(batch: Batch, *, rank: int, size: int, examples: int, seed: int, order: Order | None = None) -> list[int]:
+    """The indices of the examples that `rank` of `size` draws for a batch, in order; `Permuted` unless told."""
     part = share(batch.size, rank=rank, size=size)
     if not part:
         return []
     epoch, offset = divmod(batch.start, examples)
     places = np.arange(offset + part.start, offset + part.stop, dtype=np.uint64)
-    return [int(index) for index in permute(places, examples=examples, seed=seed, epoch=epoch)]
+    chosen = Permuted(examples) if order is None else order
+    return [int(index) for index in chosen.indices(places, seed=seed, epoch=epoch)]
 
 
-def permute(places: npt.NDArray[np.uint64], *, examples: int, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
+def permute(places: Places, *, examples: int, seed: int, epoch: int) -> Places:
     """A bijection of 0 .. examples - 1, keyed by (seed, epoch), applied to `places` [n], uint64."""
     if examples == 1:
         return places.copy()

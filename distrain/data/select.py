@@ -2,66 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from distrain.data.arrays import hdf5_arrays, npy_arrays, npz_arrays
+from distrain.data.augment import Augmenter, require_fit
+from distrain.data.cache import Cached, DiskStore, MemoryStore
+from distrain.data.callable_provider import CallableProvider
 from distrain.data.circles import Circles
+from distrain.data.class_folders import ClassFolders
 from distrain.data.crop import centre_crop, random_crop
 from distrain.data.image_pairs import ImagePairs
-from distrain.data.provider import Example, ExampleSpec, Provider
+from distrain.data.provider import BatchReader, Example, ExampleSpec, Provider
+from distrain.data.source import Source
+from distrain.data.tfrecords import Fields, TFRecords
 from distrain.errors import BadInput
 from distrain.factory import call_factory
 from distrain.job import schema
 
 
-@dataclass(frozen=True)
-class Source:
-    """A provider with its preparation: `read(index, epoch)` gives an example of `spec`, ready for the model."""
+def select(
+    options: schema.ProviderChoice, *, key: str, seed: int, training: bool, data: schema.Data | None = None
+) -> Source:
+    """The source that `options` (the job's `key`) names. Raises `BadInput` where it cannot be had or is empty.
 
-    provider: Provider
-    spec: ExampleSpec
-    prepare: Callable[[Example, int, int], Example]
+    `data` is the job's whole section: what is done to all examples, to bad ones, and how they are read.
+    """
+    provider = make_provider(options, key=key, seed=seed)
+    caveats = tuple(getattr(provider, "caveats", ()))
+    augment = data.augment if data is not None and training else schema.Augment()
+    skips = data is not None and data.on_bad_example == "skip"
+    spec, crop = _cropped(options, provider.spec, key)
+    require_fit(augment, spec)
+    if data is not None:
+        provider = _cached(provider, data.reading)
+    augmenter = Augmenter(augment, seed)
 
-    def __len__(self) -> int:
-        return len(self.provider)
+    def prepare(example: Example, index: int, epoch: int) -> Example:
+        if crop is not None and training:
+            example = random_crop(example, crop, seed=seed, epoch=epoch, index=index)
+        elif crop is not None:
+            example = centre_crop(example, crop)
+        return augmenter(example, index, epoch) if augment.enabled else example
 
-    def read(self, index: int, epoch: int) -> Example:
-        """The example at `index` as epoch `epoch` sees it. Raises `BadInput` where it is not what `spec` says."""
-        example = self.prepare(self.provider.read(index), index, epoch)
-        if example.image.shape != self.spec.image_shape or example.label.shape != self.spec.label_shape:
-            raise BadInput(
-                f"example {index}: image {example.image.shape} and label {example.label.shape}, "
-                f"expected {self.spec.image_shape} and {self.spec.label_shape}"
-            )
-        return example
+    return Source(provider, spec, prepare, skips=skips, caveats=caveats)
 
 
-def select(options: schema.ProviderChoice, *, key: str, seed: int, training: bool) -> Source:
-    """The source that `options` (the job's `key`) names. Raises `BadInput` where it cannot be had or is empty."""
+def _cropped(options: schema.ProviderChoice, spec: ExampleSpec, key: str) -> tuple[ExampleSpec, tuple[int, int] | None]:
+    """The form of examples after the crop that the job asks for, and its size. Raises `BadInput`."""
+    crop = options.crop if isinstance(options, schema.Files) else None
+    if crop is None:
+        return spec, None
+    height, width, channels = spec.image_shape
+    if height < crop[0] or width < crop[1]:
+        raise BadInput(f"'{key}.crop' is {crop[0]} x {crop[1]}, but the smallest image is {height} x {width}")
+    return replace(spec, image_shape=(*crop, channels), label_shape=crop if spec.segmentation else ()), crop
+
+
+def _cached(provider: Provider, reading: schema.Reading) -> Provider:
+    limit = int(reading.cache_gigabytes * 1e9)
+    if reading.cache == "none" or isinstance(provider, CallableProvider):
+        return provider
+    store = MemoryStore(limit) if reading.cache == "memory" else DiskStore(limit, reading.cache_folder)
+    return Cached(provider, store)
+
+
+def make_provider(options: schema.ProviderChoice, *, key: str, seed: int) -> Provider:
+    """The provider alone, as it reads. Raises `BadInput` where it cannot be had or is empty."""
     provider = _provider(options, key=key, seed=seed)
     if len(provider) < 1:
         raise BadInput(f"'{key}': holds no examples")
-    crop = options.crop if isinstance(options, schema.ImagePairs) else None
-    if crop is None:
-        return Source(provider, provider.spec, lambda example, index, epoch: example)
-    size = crop
-    height, width, _ = provider.spec.image_shape
-    if height < size[0] or width < size[1]:
-        raise BadInput(f"'{key}.crop' is {size[0]} x {size[1]}, but the smallest image is {height} x {width}")
-    spec = replace(
-        provider.spec,
-        image_shape=(*size, provider.spec.image_shape[2]),
-        label_shape=size if provider.spec.segmentation else (),
-    )
-    if training:
-        return Source(
-            provider,
-            spec,
-            lambda example, index, epoch: random_crop(example, size, seed=seed, epoch=epoch, index=index),
-        )
-    return Source(provider, spec, lambda example, index, epoch: centre_crop(example, size))
+    return provider
 
 
 def _provider(options: schema.ProviderChoice, *, key: str, seed: int) -> Provider:
@@ -85,11 +98,59 @@ def _provider(options: schema.ProviderChoice, *, key: str, seed: int) -> Provide
             value_range=options.value_range,
             same_size=options.crop is None,
         )
+    if isinstance(options, schema.CustomProvider):
+        return _own(options, key)
+    return _of_files(options, key)
+
+
+def _of_files(options: schema.ProviderChoice, key: str) -> Provider:
+    if isinstance(options, schema.ClassFolders):
+        return ClassFolders(
+            folder=options.folder,
+            class_names=options.class_names,
+            value_range=options.value_range,
+            same_size=options.crop is None,
+        )
+    if isinstance(options, schema.TFRecords):
+        return TFRecords(
+            names=options.files,
+            index=options.index,
+            fields=Fields(options.image, options.label, options.image_shape, options.image_dtype),
+            classes=options.classes,
+            label_values=options.label_values,
+            normalise=options.normalise,
+            value_range=options.value_range,
+            same_size=options.crop is None,
+            shuffle=options.shuffle,
+            lanes=options.lanes,
+        )
+    if isinstance(options, schema.CallableProvider):
+        function = call_factory(options.factory, options.options, key=key)
+        if not callable(function):
+            raise BadInput(f"'{key}': {options.factory} returned no function, expected provider(n) -> (x, y)")
+        return CallableProvider(function, examples=options.examples, classes=options.classes, name=options.factory)
+    assert isinstance(options, schema.Arrays | schema.HDF5)
+    common = {
+        "classes": options.classes,
+        "label_values": options.label_values,
+        "normalise": options.normalise,
+        "value_range": options.value_range,
+    }
+    if isinstance(options, schema.HDF5):
+        return hdf5_arrays(options.files, options.image_array, options.label_array, shuffle=options.shuffle, **common)
+    if options.files is not None:
+        return npz_arrays(options.files, options.image_array, options.label_array, **common)
+    assert options.images is not None
+    assert options.labels is not None
+    return npy_arrays(options.images, options.labels, **common)
+
+
+def _own(options: schema.CustomProvider, key: str) -> Provider:
     provider: Provider = call_factory(options.provider, options.options, key=key)
     whole = hasattr(provider, "__len__") and callable(getattr(provider, "read", None))
     if not whole or not isinstance(getattr(provider, "spec", None), ExampleSpec):
         raise BadInput(f"'{key}': {options.provider} returned no provider: expected spec, len and read(index)")
-    return _Checked(provider)
+    return _CheckedBatches(provider) if isinstance(provider, BatchReader) else _Checked(provider)
 
 
 class _Checked:
@@ -98,12 +159,17 @@ class _Checked:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self.spec = provider.spec
+        self.sharding = getattr(provider, "sharding", None)
+        self.caveats = tuple(getattr(provider, "caveats", ()))
 
     def __len__(self) -> int:
         return len(self._provider)
 
     def read(self, index: int) -> Example:
-        image, label = self._provider.read(index)
+        return self._checked(self._provider.read(index), index)
+
+    def _checked(self, example: Example, index: int) -> Example:
+        image, label = example
         labels = np.asarray(label)
         if not np.array_equal(labels, np.floor(labels)) and not np.isnan(labels).any():
             raise BadInput(f"example {index}: label values {labels.min()} to {labels.max()}, expected whole numbers")
@@ -112,3 +178,14 @@ class _Checked:
                 f"example {index}: label values {labels.min()} to {labels.max()}, expected 0 to {self.spec.classes - 1}"
             )
         return Example(np.asarray(image, np.float32), labels.astype(np.int32))
+
+
+class _CheckedBatches(_Checked):
+    """The same of one that reads several examples together."""
+
+    def read_batch(self, indices: Sequence[int]) -> list[Example]:
+        assert isinstance(self._provider, BatchReader)
+        read = self._provider.read_batch(indices)
+        if len(read) != len(indices):
+            raise BadInput(f"read_batch gave {len(read)} examples, expected {len(indices)}")
+        return [self._checked(example, index) for example, index in zip(read, indices, strict=True)]

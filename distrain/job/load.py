@@ -22,6 +22,11 @@ ALTERNATIVES: dict[str, dict[str, type[BaseModel]]] = {
     "data.train": {
         "circles": schema.Circles,
         "image_pairs": schema.ImagePairs,
+        "class_folders": schema.ClassFolders,
+        "arrays": schema.Arrays,
+        "hdf5": schema.HDF5,
+        "tfrecords": schema.TFRecords,
+        "callable": schema.CallableProvider,
         CUSTOM: schema.CustomProvider,
     },
     "model": {"unet": schema.UNet, "application": schema.Application, CUSTOM: schema.CustomModel},
@@ -32,7 +37,7 @@ ALTERNATIVES["data.validation"] = ALTERNATIVES["data.train"]
 
 # What may differ between a run and its continuation: how long, how often, what is written and how workers are watched.
 # Nothing of it changes a weight.
-FREE_ON_RESUME = ("name", "train.epochs", "train.steps", "checkpoint", "log", "parallel")
+FREE_ON_RESUME = ("name", "train.epochs", "train.steps", "data.reading", "checkpoint", "log", "parallel")
 
 
 class _Loader(yaml.SafeLoader):

@@ -72,17 +72,9 @@ class Circles(Section):
 Paths = Annotated[str | tuple[str, ...], _Listed]
 
 
-class ImagePairs(Section):
-    """Image files and label files, paired by sorted order or by name."""
+class Files(Section):
+    """What all providers that read files have in common."""
 
-    provider: Literal["image_pairs"]
-    images: Paths = Field(description="Images: a folder, a glob, a file, or a list of these.")
-    labels: Paths = Field(description="Labels, in the same way.")
-    pair_by: Literal["order", "name"] = Field("order", description="Pair by sorted order, or by the files' stems.")
-    classes: int = Field(2, ge=2, description="Number of classes.")
-    label_values: Annotated[tuple[int, ...] | None, _Listed] = Field(
-        None, description="Label values in the order of their classes; 0, 1, ... where left out."
-    )
     value_range: Annotated[tuple[float, float] | None, _Listed] = Field(
         None, description="Clip grey values to this range before they are scaled to 0..1."
     )
@@ -91,14 +83,111 @@ class ImagePairs(Section):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.label_values is not None and len(set(self.label_values)) != self.classes:
-            raise ValueError(f"label_values: expected {self.classes} different values, got {list(self.label_values)}")
+    def _sound(self) -> Self:
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
             raise ValueError(f"value_range: expected lowest < highest, got {list(self.value_range)}")
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"crop: expected two positive numbers, got {list(self.crop)}")
         return self
+
+
+class Labelled(Files):
+    """Files whose labels are values."""
+
+    label_values: Annotated[tuple[int, ...] | None, _Listed] = Field(
+        None, description="Label values in the order of their classes; 0, 1, ... where left out."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        values, classes = self.label_values, getattr(self, "classes", None)
+        if values is not None and len(set(values)) != (len(values) if classes is None else classes):
+            expected = f"{classes} different values" if classes is not None else "different values"
+            raise ValueError(f"label_values: expected {expected}, got {list(values)}")
+        return self
+
+
+class ImagePairs(Labelled):
+    """Image files and label files, paired by sorted order or by name."""
+
+    provider: Literal["image_pairs"]
+    images: Paths = Field(description="Images: a folder, a glob, a file, a URL, or a list of these.")
+    labels: Paths = Field(description="Labels, in the same way.")
+    pair_by: Literal["order", "name"] = Field("order", description="Pair by sorted order, or by the files' stems.")
+    classes: int = Field(2, ge=2, description="Number of classes.")
+
+
+class ClassFolders(Files):
+    """Image files in a folder for each class."""
+
+    provider: Literal["class_folders"]
+    folder: str = Field(description="The folder with a folder of images for each class.")
+    class_names: Annotated[tuple[str, ...] | None, _Listed] = Field(
+        None, min_length=2, description="The classes' folders; all that there are, sorted, where left out."
+    )
+
+
+Normalise = Literal["auto", "image", "none"]
+_NORMALISE = "Scale each image to 0..1 (image), take values as they are (none), or scale whole numbers only (auto)."
+
+
+class Arrays(Labelled):
+    """NPY files of images and of labels, or NPZ files with both."""
+
+    provider: Literal["arrays"]
+    images: Paths | None = Field(None, description="NPY files of images [n, height, width] or with channels behind.")
+    labels: Paths | None = Field(None, description="NPY files of labels [n] or [n, height, width], one for each.")
+    files: Paths | None = Field(None, description="Or: NPZ files that hold both.")
+    image_array: str = Field("images", description="Name of the images in an NPZ file.")
+    label_array: str = Field("labels", description="Name of the labels in an NPZ file.")
+    classes: int = Field(2, ge=2, description="Number of classes.")
+    normalise: Normalise = Field("auto", description=_NORMALISE)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.images is None) != (self.labels is None) or (self.images is None) == (self.files is None):
+            raise ValueError("expected images and labels (NPY), or files (NPZ)")
+        return self
+
+
+class HDF5(Labelled):
+    """HDF5 files with a dataset of images and one of labels."""
+
+    provider: Literal["hdf5"]
+    files: Paths = Field(description="The files: a folder, a glob, a file, a URL, or a list of these.")
+    image_array: str = Field("images", description="Path of the images in a file.")
+    label_array: str = Field("labels", description="Path of the labels in a file.")
+    classes: int = Field(2, ge=2, description="Number of classes.")
+    normalise: Normalise = Field("auto", description=_NORMALISE)
+    shuffle: int = Field(64, ge=1, description="Examples shuffled among each other where chunks hold several.")
+
+
+class TFRecords(Labelled):
+    """TFRecord shards with an index each (`distrain data index`, `distrain data pack`)."""
+
+    provider: Literal["tfrecords"]
+    files: Paths = Field(description="The shards: a folder, a glob, a file, a URL, or a list of these.")
+    index: str | None = Field(None, description="Folder of the shards' indices; beside the shards where left out.")
+    image: str = Field("image", description="The feature that holds the image: PNG, JPEG or raw bytes.")
+    label: str = Field("label", description="The feature that holds the label: whole numbers, or bytes as for images.")
+    image_shape: Annotated[tuple[int, int, int] | None, _Listed] = Field(
+        None, description="Height, width and channels of raw bytes that do not say so."
+    )
+    image_dtype: str = Field("uint8", description="Dtype of raw bytes that do not say so.")
+    classes: int | None = Field(None, ge=2, description="Number of classes; packed shards know it.")
+    normalise: Normalise = Field("auto", description=_NORMALISE)
+    shuffle: int = Field(64, ge=1, description="Compressed shards: examples shuffled among each other.")
+    lanes: int = Field(4, ge=1, description="Compressed shards: how many are read side by side.")
+
+
+class CallableProvider(Section):
+    """A function of the user's own, provider(n) -> (x, y): which examples it gives is its own affair."""
+
+    provider: Literal["callable"]
+    factory: str = Field(pattern=":", description=f"`{CUSTOM}`, called with `options`; returns the function.")
+    examples: int = Field(ge=1, description="How many examples count as an epoch.")
+    classes: int | None = Field(None, ge=2, description="Number of classes, where labels are whole numbers.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Arguments of the factory.")
 
 
 class CustomProvider(Custom):
@@ -110,9 +199,42 @@ class CustomProvider(Custom):
 ProviderChoice = Annotated[
     Annotated[Circles, Tag("circles")]
     | Annotated[ImagePairs, Tag("image_pairs")]
+    | Annotated[ClassFolders, Tag("class_folders")]
+    | Annotated[Arrays, Tag("arrays")]
+    | Annotated[HDF5, Tag("hdf5")]
+    | Annotated[TFRecords, Tag("tfrecords")]
+    | Annotated[CallableProvider, Tag("callable")]
     | Annotated[CustomProvider, Tag(CUSTOM)],
     _chosen("provider"),
 ]
+
+
+class Augment(Section):
+    """Random changes to training examples, image and label alike: a function of (seed, epoch, index)."""
+
+    flip_left_right: bool = Field(False, description="Mirror half of the examples left to right.")
+    flip_up_down: bool = Field(False, description="Mirror half of the examples upside down.")
+    quarter_turns: bool = Field(False, description="Turn by 0, 90, 180 or 270 degrees; images must be square.")
+    elastic: float = Field(0.0, ge=0, description="Standard deviation of an elastic deformation's moves, in pixels.")
+    elastic_spacing: float = Field(64.0, ge=4, description="Distance of the knots of the deformation, in pixels.")
+    brightness: float = Field(0.0, ge=0, description="Add up to so much, or subtract it; images are 0..1.")
+    contrast: float = Field(0.0, ge=0, lt=1, description="Stretch about the mean, by 1 - this to 1 + this.")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is changed at all."""
+        moved = self.flip_left_right or self.flip_up_down or self.quarter_turns
+        return moved or max(self.elastic, self.brightness, self.contrast) > 0
+
+
+class Reading(Section):
+    """How examples are read; nothing of it changes what is trained on."""
+
+    threads: int = Field(2, ge=1, le=256, description="Threads that read a worker's batches.")
+    ahead: int = Field(3, ge=1, description="Batches that are read ahead of the step.")
+    cache: Literal["none", "memory", "disk"] = Field("none", description="Where to keep examples once read.")
+    cache_gigabytes: float = Field(1.0, gt=0, description="How much a worker may keep; the rest is read anew.")
+    cache_folder: str | None = Field(None, description="Folder on a local disk; the system's temporary one if unset.")
 
 
 class Data(Section):
@@ -120,6 +242,10 @@ class Data(Section):
 
     train: ProviderChoice = Field(description="Examples to train on.")
     validation: ProviderChoice | None = Field(None, description="Examples to validate on after each epoch, if any.")
+    augment: Augment = Field(default_factory=Augment, description="Random changes to training examples.")
+    reading: Reading = Field(default_factory=Reading, description="Threads, reading ahead, cache.")
+    on_bad_example: Literal["fail", "skip"] = Field("fail", description="What to do about what cannot be read.")
+    max_bad_examples: int = Field(10, ge=0, description="Skipped examples of an epoch beyond which the run ends.")
 
 
 # ---- model, loss, optimizer
@@ -263,7 +389,13 @@ class Gradients(Section):
     """The running mean of the gradients and its norms."""
 
     enabled: bool = Field(True, description="Keep them; `gradients: off` is short for false.")
-    every: int = Field(1, ge=1, description="Report the norms at each so many steps.")
+    every: int = Field(1, ge=1, description="Measure at each so many steps; the mean takes in every step.")
+    mode: Literal["cumulative", "exponential", "window"] = Field(
+        "cumulative", description="The mean of all steps, of the last ones by `decay`, or since the last `window`."
+    )
+    decay: float = Field(0.999, gt=0, lt=1, description="Mode exponential: a step's weight in the next one's mean.")
+    window: int = Field(1000, ge=2, description="Mode window: the mean starts anew at each so many steps.")
+    smoothing: float = Field(0.99, ge=0, lt=1, description="Weight of the past in the smoothed signal and noise.")
 
 
 Metric = Literal["loss", "pixel_error", "dice", "iou", "accuracy"]

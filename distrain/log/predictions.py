@@ -33,32 +33,33 @@ def draw(path: Path, examples: Sequence[Example], predicted: Sequence[Labels], *
 
 
 def _row(example: Example, predicted: Labels, classes: int) -> Grey:
-    image = _rgb(example.image)
+    image = rgb(example.image)
     if predicted.ndim == 0:
-        return _captioned(image, f"label {int(example.label)}", f"predicted {int(predicted)}")
+        return captioned(image, f"label {int(example.label)}", f"predicted {int(predicted)}")
     height, width = predicted.shape
     parts = [
         _centre(image, height, width),
-        _class_map(_centre(example.label, height, width), classes),
-        _class_map(predicted, classes),
+        class_map(_centre(example.label, height, width), classes),
+        class_map(predicted, classes),
     ]
     gap = np.full((height, GAP, 3), 255, np.uint8)
     return np.concatenate([parts[0], gap, parts[1], gap, parts[2]], axis=1)
 
 
-def _rgb(image: npt.NDArray[np.float32]) -> Grey:
+def rgb(image: npt.NDArray[np.float32]) -> Grey:
     """[h, w, c] of any range to [h, w, 3] of 0..255; the first channel alone where there are not three."""
     colours = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
     low, high = float(colours.min()), float(colours.max())
     return ((colours - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
 
 
-def _class_map(labels: Labels, classes: int) -> Grey:
+def class_map(labels: Labels, classes: int) -> Grey:
     """[h, w] classes to greys, black for class 0 and white for the last."""
     return np.repeat((labels * 255 // (classes - 1)).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def _captioned(image: Grey, *lines: str) -> Grey:
+def captioned(image: Grey, *lines: str) -> Grey:
+    """An image [h, w, 3] with lines of text below it."""
     canvas = Image.new("RGB", (max(image.shape[1], 120), image.shape[0] + 14 * len(lines)), "white")
     canvas.paste(Image.fromarray(image), (0, 0))
     pen = ImageDraw.Draw(canvas)

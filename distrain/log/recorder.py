@@ -22,7 +22,7 @@ from distrain.log.display import Display
 from distrain.log.folder import RunFolder
 from distrain.log.records import RecordLog
 from distrain.log.tensorboard import EventLog
-from distrain.step.train_step import StepResult
+from distrain.step.train_step import BAD, StepResult, moments_of
 
 
 class Recorder:
@@ -52,7 +52,9 @@ class Recorder:
                 return
             epoch = batch.start // self._epoch_examples
             if not result.applied:
-                self.event("skipped", after.step, epoch, after.position, reason="loss or gradient not finite")
+                unread = int(result.flags[BAD]) == batch.size
+                reason = "no example could be read" if unread else "loss or gradient not finite"
+                self.event("skipped", after.step, epoch, after.position, reason=reason)
                 return
             loss = float(result.loss)
             if self._display is not None:
@@ -70,8 +72,9 @@ class Recorder:
                 "data_wait_seconds": waited,
                 "gradient_norm": _norm(result.gradient_squares.numpy()),
             }
-            if result.mean_squares.shape[0]:
-                values["mean_norm"] = _norm(result.mean_squares.numpy())
+            moments = moments_of(result)
+            if moments is not None:
+                values["mean_norm"] = _norm(moments.mean_squares)
             self._last_time, self._applied_since = now, 0
             self._metrics.write_timed("step", step=after.step, epoch=epoch, position=after.position, **values)
             if self._events is not None:
@@ -83,8 +86,9 @@ class Recorder:
             return
         with self._noting_failure():
             self._events.histogram(step, "gradients/norm", np.sqrt(result.gradient_squares.numpy()))
-            if result.mean_squares.shape[0]:
-                self._events.histogram(step, "gradients/mean_norm", np.sqrt(result.mean_squares.numpy()))
+            moments = moments_of(result)
+            if moments is not None:
+                self._events.histogram(step, "gradients/mean_norm", np.sqrt(moments.mean_squares))
 
     def epoch(self, step: int, epoch: int, position: int, loss: float | None) -> None:
         """Record the end of an epoch with the mean loss over its examples (none where all its steps were skipped)."""

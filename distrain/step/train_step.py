@@ -9,25 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from distrain.data.provider import ExampleSpec
-from distrain.gradients.running_mean import RunningMean, sum_of_squares
+from distrain.gradients.advance import Gradient
+from distrain.gradients.measures import Moments, RankMoments
+from distrain.gradients.running_mean import sum_of_squares
+from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution
 from distrain.model.build import Trained
 from distrain.model.unet import centre
+from distrain.step.update import Update
 from distrain.world.collectives import Collectives
+from distrain.world.topology import World
 
 # Places in the vector of flags, with which a rank tells all others something in the same step.
-STOP, SAVE, FAILED, RESIZE = range(4)
-FLAGS = 4
+STOP, SAVE, FAILED, RESIZE, BAD = range(5)
+FLAGS = 5
+
+# Ranks that tell of their own examples in one step. In larger worlds they take turns: the vector must not grow on.
+TELLING = 64
 
 
 class StepResult(NamedTuple):
     """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
 
-    `flags` [4]: how many ranks raised STOP, SAVE, FAILED, RESIZE. `gradient_squares`, `mean_squares` [variables]:
-    squared L2 norms of the gradient and of its running mean; the latter empty, [0], where it is not kept or not due.
-    With `applied` false nothing was updated: loss or gradient were not finite, or a rank had failed.
+    `flags` [5]: how many ranks raised STOP, SAVE, FAILED, RESIZE, and how many examples were skipped as BAD.
+    `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
+    gradient were not finite, or a rank had failed. `moments`: those of `GradientStatistics.update`, [0, variables]
+    where they are not kept or not due; `groups` () and `examples` () of the step belong to them. `told` [slots, 3]:
+    sums of losses and of examples, and of examples times squared gradient norms, of the ranks whose turn it was; see
+    `rank_moments`.
     """
 
     loss: tf.Tensor
@@ -35,19 +47,24 @@ class StepResult(NamedTuple):
     flags: tf.Tensor
     learning_rate: tf.Tensor
     gradient_squares: tf.Tensor
-    mean_squares: tf.Tensor
+    moments: tf.Tensor
+    groups: tf.Tensor
+    examples: tf.Tensor
+    told: tf.Tensor
+    turn: tf.Tensor
 
 
 # images [b, h, w, c], labels [b, ...], weights [b] (1, or 0 for an example that only fills up an empty share),
-# random key [2] uint32, flags [4].
+# random key [2] uint32, flags [5].
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], StepResult]
 
 
 def build_train_step(
     trained: Trained,
-    running_mean: RunningMean | None,
+    statistics: GradientStatistics | None,
     collectives: Collectives,
     spec: ExampleSpec,
+    world: World,
     *,
     accumulate: int = 1,
     clip_norm: float | None = None,
@@ -57,52 +74,62 @@ def build_train_step(
     buffers = trained.buffers()
     averaged = [number for number, buffer in enumerate(buffers) if buffer.dtype.is_floating]
     dtype = variables[0].dtype
+    update = Update(trained, statistics)
+    # With one group in all, what it saw is what all saw.
+    several = statistics is not None and world.size * accumulate > 1
+    part = Part(trained, variables, statistics if several else None)
 
     def step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> StepResult:
         _set_random_states(trained.random_states(), key)
         weights = tf.cast(weights, dtype)
         buffers_before = [tf.identity(buffer) for buffer in buffers]
 
-        loss_sum, gradients = _accumulated(trained, variables, images, labels, weights, accumulate)
+        loss_sum, local, own = _accumulated(part, images, labels, weights, accumulate)
 
         count = tf.reduce_sum(weights)
-        vector = tf.concat([[loss_sum, count], tf.cast(flags, dtype)], axis=0)
+        turn = _turn(statistics, world)
+        told = _told(loss_sum, count, own, turn, world)
+        pieces = [tf.stack([loss_sum, count]), tf.cast(flags, dtype), own.squares, own.groups[None], told]
+        sizes = [2, FLAGS, own.squares.shape[0], 1, told.shape[0]]
         # What the forward pass changed is averaged, not the values: frozen weights then keep every bit.
         changes = [
             (buffers[number] - buffers_before[number]) * tf.cast(count, buffers[number].dtype) for number in averaged
         ]
-        summed = collectives.sum_group([*gradients, *changes, vector])
-        total = summed[-1]
-        loss, flags = total[0] / total[1], total[2:]
-        gradients = [gradient / total[1] for gradient in summed[: len(variables)]]
+        summed = collectives.sum_group([*local, *changes, tf.concat(pieces, axis=0)])
+        (loss_sum, examples), flags, local_squares, (groups,), told = (
+            tf.unstack(piece) if number in (0, 3) else piece for number, piece in enumerate(tf.split(summed[-1], sizes))
+        )
+        loss = loss_sum / examples
+        gradients = [Gradient(total, examples) for total in summed[: len(variables)]]
         buffers_after = [
-            buffers_before[number] + change / tf.cast(total[1], change.dtype)
+            buffers_before[number] + change / tf.cast(examples, change.dtype)
             for number, change in zip(averaged, summed[len(variables) : -1], strict=True)
         ]
 
-        squares = tf.stack([sum_of_squares(gradient) for gradient in gradients])
+        squares = tf.stack([sum_of_squares(gradient.total) for gradient in gradients]) / examples**2
         norm = tf.sqrt(tf.reduce_sum(squares))
         finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
         for buffer in buffers_after:
             finite &= tf.reduce_all(tf.math.is_finite(buffer))
         learning_rate = tf.identity(tf.convert_to_tensor(trained.optimizer.learning_rate))
+        contribution = Contribution(local_squares, groups) if several else Contribution(squares * examples, groups)
 
         def apply() -> tf.Tensor:
-            mean_squares = running_mean.update(gradients) if running_mean is not None else tf.zeros([0], dtype)
-            clipped = gradients if clip_norm is None else _clipped(gradients, norm, clip_norm)
-            trained.optimizer.apply(clipped, trained.model.trainable_variables)
+            clip = tf.ones([], dtype) if clip_norm is None else tf.minimum(tf.ones([], dtype), clip_norm / norm)
+            moments = update(gradients, squares, clip, learning_rate, contribution)
             for number, value in zip(averaged, buffers_after, strict=True):
                 buffers[number].assign(value)
-            return mean_squares
+            return moments
 
         def skip() -> tf.Tensor:
             for buffer, value in zip(buffers, buffers_before, strict=True):
                 buffer.assign(value)
-            return tf.zeros([0], dtype)
+            return tf.zeros([0, len(variables)], tf.float64)
 
         applied = finite & (flags[FAILED] == 0)
-        mean_squares = tf.cond(applied, apply, skip)
-        return StepResult(loss, applied, flags, learning_rate, squares, mean_squares)
+        moments = tf.cond(applied, apply, skip)
+        told = tf.reshape(told, [-1, 3])
+        return StepResult(loss, applied, flags, learning_rate, squares, moments, groups, examples, told, turn)
 
     signature = [
         tf.TensorSpec([None, *spec.image_shape], tf.float32),
@@ -115,44 +142,73 @@ def build_train_step(
     return compiled
 
 
+class Part(NamedTuple):
+    """What a micro-batch needs to be summed; `statistics` None: nothing is measured of it by itself."""
+
+    trained: Trained
+    variables: Sequence[tf.Variable]
+    statistics: GradientStatistics | None
+
+    def measure(self, sums: Sequence[tf.Tensor], count: tf.Tensor) -> Contribution:
+        """What the sums over `count` examples add to the statistics."""
+        if self.statistics is None:
+            return Contribution(tf.zeros([0], count.dtype), tf.cast(count > 0, count.dtype))
+        return group_contribution(sums, count, self.statistics.due())
+
+
 def _accumulated(
-    trained: Trained,
-    variables: Sequence[tf.Variable],
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    weights: tf.Tensor,
-    accumulate: int,
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, accumulate: int
+) -> tuple[tf.Tensor, list[tf.Tensor], Contribution]:
     """Sum over this rank's examples of losses and of their gradients, in up to `accumulate` micro-batches."""
     if accumulate == 1:
-        return _summed(trained, variables, images, labels, weights)
+        loss_sum, gradients = _summed(part, images, labels, weights)
+        return loss_sum, gradients, part.measure(gradients, tf.reduce_sum(weights))
     count = tf.shape(images)[0]
     length = (count + accumulate - 1) // accumulate
 
     def add(start: tf.Tensor, loss_sum: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        part = slice(start, start + length)
-        loss, gradients = _summed(trained, variables, images[part], labels[part], weights[part])
-        return start + length, loss_sum + loss, *(one + two for one, two in zip(sums, gradients, strict=True))
+        window = slice(start, start + length)
+        loss, gradients = _summed(part, images[window], labels[window], weights[window])
+        own = part.measure(gradients, tf.reduce_sum(weights[window]))
+        return start + length, loss_sum + loss, *(one + two for one, two in zip(sums, [*gradients, *own], strict=True))
 
-    zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-    start = (tf.constant(0), tf.zeros([], weights.dtype), *zeros)
-    _, loss_sum, *gradients = tf.while_loop(lambda begin, *_: begin < count, add, start, parallel_iterations=1)
-    return loss_sum, list(gradients)
+    nothing = [tf.zeros(variable.shape, variable.dtype) for variable in part.variables]
+    contribution = part.measure(nothing, tf.zeros([], weights.dtype))
+    start = (tf.constant(0), tf.zeros([], weights.dtype), *nothing, *contribution)
+    _, loss_sum, *sums = tf.while_loop(lambda begin, *_: begin < count, add, start, parallel_iterations=1)
+    return loss_sum, sums[:-2], Contribution(*sums[-2:])
 
 
-def _summed(
-    trained: Trained, variables: Sequence[tf.Variable], images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def _summed(part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Sum over examples of weighted losses, and its gradients; regularisation counts once for each example."""
+    trained = part.trained
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(variables)
+        tape.watch(part.variables)
         logits = trained.model(tf.cast(images, weights.dtype), training=True)
         losses = tf.cast(trained.loss(crop_labels(labels, logits), logits), weights.dtype)
         # An example of weight 0 must not count even where its loss is not finite.
         loss_sum = tf.reduce_sum(tf.math.multiply_no_nan(losses, weights))
         loss_sum += tf.reduce_sum(weights) * _regularisation(trained, weights.dtype)
-    gradients = tape.gradient(loss_sum, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradients = tape.gradient(loss_sum, part.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return loss_sum, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def _turn(statistics: GradientStatistics | None, world: World) -> tf.Tensor:
+    """Which ranks tell of themselves in this step: those whose number divided by TELLING is this, int64 ()."""
+    turns = -(-world.size // TELLING)
+    if statistics is None or turns == 1:
+        return tf.zeros([], tf.int64)
+    return statistics.running_mean.count % turns
+
+
+def _told(loss_sum: tf.Tensor, count: tf.Tensor, own: Contribution, turn: tf.Tensor, world: World) -> tf.Tensor:
+    """This rank's losses, examples and squares at its place among all ranks' [slots * 3], in a world of several."""
+    if world.size == 1 or own.squares.shape[0] == 0:
+        return tf.zeros([0], count.dtype)
+    slots = min(world.size, TELLING)
+    mine = tf.cast(turn == world.rank // TELLING, count.dtype)
+    values = tf.math.multiply_no_nan(tf.stack([loss_sum, count, tf.reduce_sum(own.squares)]), mine)
+    return tf.reshape(tf.scatter_nd([[world.rank % TELLING]], values[None], [slots, 3]), [-1])
 
 
 def crop_labels(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -176,6 +232,21 @@ def _set_random_states(states: Sequence[tf.Variable], key: tf.Tensor) -> None:
         state.assign(tf.cast(key + tf.constant([number * 0x9E3779B9 % 2**32, 0], tf.uint32), state.dtype))
 
 
-def _clipped(gradients: Sequence[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
-    factor = tf.minimum(tf.ones([], norm.dtype), limit / norm)
-    return [gradient * factor for gradient in gradients]
+def moments_of(result: StepResult) -> Moments | None:
+    """The step's moments on the host; None where it was not measured, or not applied."""
+    return as_moments(result.moments, result.groups, result.examples)
+
+
+def rank_moments(result: StepResult) -> RankMoments | None:
+    """What the ranks told of themselves; None in a world of 1 and where the step was not measured."""
+    told = np.asarray(result.told, np.float64)
+    if len(told) == 0 or result.moments.shape[0] == 0:
+        return None
+    slots = np.flatnonzero(told[:, 1] > 0)
+    losses, examples, squares = told[slots].T
+    return RankMoments(
+        ranks=slots + TELLING * int(result.turn),
+        losses=losses / examples,
+        norms=np.sqrt(squares / examples),
+        examples=np.rint(examples).astype(np.int64),
+    )

@@ -14,10 +14,11 @@ from distrain.checkpoint.state import ReplicaState
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches
 from distrain.data.order import Batch, drawn
-from distrain.data.select import Source, select
+from distrain.data.select import select
+from distrain.data.source import Source
 from distrain.errors import EXIT_DONE, EXIT_STOPPED, BadInput
-from distrain.gradients.running_mean import RunningMean
-from distrain.job.schema import Job
+from distrain.gradients.statistics import GradientStatistics
+from distrain.job.schema import Gradients, Job
 from distrain.log import predictions
 from distrain.log.display import Display
 from distrain.log.recorder import Recorder
@@ -52,7 +53,7 @@ class Parts:
     validation: Source | None
     schedule: Schedule
     trained: Trained
-    running_mean: RunningMean | None
+    statistics: GradientStatistics | None
     state: ReplicaState
 
 
@@ -93,6 +94,8 @@ def run(request: Request, started: Started, stop: StopRequest, kept: Kept | None
     workers = control.gather(inventory())
     if opening.opened is not None:
         announce(opening.opened, trainer.recorder, parts.schedule, parts.trained, world, workers, opening.resized)
+        for caveat in parts.training.caveats:
+            trainer.recorder.line(f"note: {caveat}")
     try:
         finished = trainer.train()
         if not finished:
@@ -140,7 +143,9 @@ def _open(request: Request, started: Started, parts: Parts, saver: Saver, traine
         return Opening(opened, progress, progress)
 
     def indices(batch: Batch) -> list[int]:
-        return drawn(batch, rank=world.rank, size=world.size, examples=len(parts.training), seed=request.job.seed)
+        training = parts.training
+        share = {"rank": world.rank, "size": world.size, "examples": len(training), "seed": request.job.seed}
+        return drawn(batch, **share, order=training.order)
 
     progress, done = taken_over(standings[root], indices)
     before = progress if done is None else done.before
@@ -159,19 +164,29 @@ def _finish_writing(saver: Saver) -> None:
 def build_parts(job: Job, started: Started) -> Parts:
     """Build what the job names. Raises `BadInput`."""
     world = started.world
-    training = select(job.data.train, key="data.train", seed=job.seed, training=True)
+    training = select(job.data.train, key="data.train", seed=job.seed, training=True, data=job.data)
     validation = None
     if job.data.validation is not None:
-        validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False)
+        validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False, data=job.data)
         best, metrics = job.checkpoint.best, measured(segmentation=validation.spec.segmentation)
         if best is not None and best not in metrics:
             raise BadInput(f"'checkpoint.best' is '{best}', expected what is measured here: {', '.join(metrics)}")
     schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
     trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
-    running_mean: RunningMean | None = None
-    if job.gradients.enabled:
-        running_mean = RunningMean(trained.trainable(), every=job.gradients.every)
-    return Parts(training, validation, schedule, trained, running_mean, ReplicaState(trained, running_mean))
+    statistics = make_statistics(job.gradients, trained) if job.gradients.enabled else None
+    return Parts(training, validation, schedule, trained, statistics, ReplicaState(trained, statistics))
+
+
+def make_statistics(options: Gradients, trained: Trained) -> GradientStatistics:
+    """The statistics of the model's gradients as the job asks for them."""
+    return GradientStatistics(
+        trained.trainable(),
+        mode=options.mode,
+        decay=options.decay,
+        window=options.window,
+        every=options.every,
+        smoothing=options.smoothing,
+    )
 
 
 def _trainer(
@@ -195,12 +210,13 @@ def _trainer(
         control=started.control,
         schedule=parts.schedule,
         progress=progress,
-        batches=Batches(parts.training, parts.schedule.plan, world, progress.position),
+        batches=Batches(parts.training, parts.schedule.plan, world, progress.position, job.data.reading),
         step=build_train_step(
             parts.trained,
-            parts.running_mean,
+            parts.statistics,
             collectives,
             parts.training.spec,
+            world,
             accumulate=job.train.accumulate,
             clip_norm=job.train.clip_norm,
         ),

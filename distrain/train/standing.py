@@ -43,7 +43,7 @@ def described(progress: Progress, done: Done | None) -> dict[str, Any]:
         "done": {
             "before": asdict(done.before),
             "batch": asdict(done.batch),
-            "result": {name: [value.dtype.name, value.tolist()] for name, value in values.items()},
+            "result": {name: [value.dtype.name, value.shape, value.ravel().tolist()] for name, value in values.items()},
         },
     }
 
@@ -71,5 +71,7 @@ def taken_over(standing: dict[str, Any], indices: Any) -> tuple[Progress, Done |
     if done is None:
         return progress, None
     batch = Batch(**done["batch"])
-    result = StepResult(**{name: tf.constant(value, kind) for name, (kind, value) in done["result"].items()})
+    result = StepResult(
+        **{name: tf.constant(values, kind, shape) for name, (kind, shape, values) in done["result"].items()}
+    )
     return progress, Done(Progress(**done["before"]), progress, batch, indices(batch), 0.0, result)

@@ -21,7 +21,7 @@ from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
 from distrain.step.fingerprint import Fingerprint
-from distrain.step.train_step import FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, TrainStep
+from distrain.step.train_step import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, TrainStep
 from distrain.train.schedule import Schedule
 from distrain.train.standing import Done
 from distrain.train.stop import StopRequest
@@ -71,13 +71,10 @@ class Trainer:
         self.verify()
         stopping = self.schedule.finished(self.progress) if self.done is None else self.after(self.done)
         while not stopping:
-            before = self.progress
             self.watch.doing("reading examples", alone=True)
             local = self.batches.next()
             self.watch.doing("a step")
-            result = self.make_step(local)
-            self.done = Done(before, self.progress, local.batch, local.indices, self.batches.waited, result)
-            stopping = self.after(self.done)
+            stopping = self.after(self.make_step(local))
         return self.schedule.finished(self.progress)
 
     def after(self, done: Done) -> bool:
@@ -104,7 +101,7 @@ class Trainer:
             raise WorldChanged
         return stopping
 
-    def make_step(self, local: LocalBatch) -> StepResult:
+    def make_step(self, local: LocalBatch) -> Done:
         """One step of all ranks. Raises on all where one of them has failed, and where the run has diverged."""
         buffers = [buffer.numpy() for buffer in self.buffers]
         try:
@@ -116,7 +113,10 @@ class Trainer:
             raise
         if self.asked(result, FAILED):
             self.fail(local)
-        self.progress = advanced(self.progress, local, result)
+        before, self.progress = self.progress, advanced(self.progress, local, result)
+        self.done = done = Done(before, self.progress, local.batch, local.indices, self.batches.waited, result)
+        if self.asked(result, BAD):
+            self.report_bad(local)
         if self.progress.skipped_in_row >= self.job.train.max_bad_steps:
             self.save(finished=False)
             raise Diverged(
@@ -124,7 +124,22 @@ class Trainer:
                 f"{self.progress.step}, position {self.progress.position}; the last good state is saved",
                 agreed=True,
             )
-        return result
+        return done
+
+    def report_bad(self, local: LocalBatch) -> None:
+        """Record the examples that any rank skipped. Raises `BadInput` on all ranks where they become too many."""
+        bad = [report for reports in self.control.gather([list(report) for report in local.bad]) for report in reports]
+        step, _, position = self.place()
+        for index, reason in bad:
+            self.recorder.event("bad_example", step, self.epoch_of(local.batch), position, index=index, reason=reason)
+        limit = self.job.data.max_bad_examples
+        if self.progress.epoch_bad > limit:
+            self.save(finished=False)
+            raise BadInput(
+                f"{self.progress.epoch_bad} examples of epoch {self.epoch_of(local.batch)} could not be read, "
+                f"'data.max_bad_examples' is {limit}; the last: {bad[-1][1]}",
+                agreed=True,
+            )
 
     def fail(self, local: LocalBatch) -> NoReturn:
         """Raise on all ranks what has befallen one; where only examples are bad, the state is saved before."""
@@ -140,6 +155,7 @@ class Trainer:
         self.note(self.saver.poll())
         flags = np.zeros(FLAGS, np.float32)
         flags[STOP] = self.stop.signal is not None
+        flags[BAD] = len(local.bad)
         flags[FAILED] = any(error is not None for error in (local.error, self.recorder.failure, self.unsaved))
         now = time.monotonic() - self._clock
         every = self.job.checkpoint.every
@@ -188,7 +204,7 @@ class Trainer:
         if self.ends_epoch(done.batch):
             mean = progress.epoch_loss / progress.epoch_examples if progress.epoch_examples else None
             self.recorder.epoch(progress.step, epoch, progress.position, mean)
-            self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0)
+            self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
         self.recorder.norms(progress.step, done.result)
         if self.validate is not None:
             self.watch.doing("validation")
@@ -248,20 +264,21 @@ class Trainer:
 
 
 def advanced(progress: Progress, local: LocalBatch, result: StepResult) -> Progress:
-    """The progress after a step: a skipped one moves the position only, since its update was not made."""
-    size = local.batch.size
+    """The progress after a step: a skipped one moves the position only, since its update was not made.
+
+    Nor was it where no example of the batch could be read, which says nothing about the run's health.
+    """
+    bad = int(result.flags[BAD])
+    used = local.batch.size - bad
+    progress = replace(progress, position=local.batch.stop, epoch_bad=progress.epoch_bad + bad)
+    if not used:
+        return progress
     if not result.applied:
-        return replace(
-            progress,
-            position=local.batch.stop,
-            skipped=progress.skipped + 1,
-            skipped_in_row=progress.skipped_in_row + 1,
-        )
+        return replace(progress, skipped=progress.skipped + 1, skipped_in_row=progress.skipped_in_row + 1)
     return replace(
         progress,
         step=progress.step + 1,
-        position=local.batch.stop,
         skipped_in_row=0,
-        epoch_loss=progress.epoch_loss + float(result.loss) * size,
-        epoch_examples=progress.epoch_examples + size,
+        epoch_loss=progress.epoch_loss + float(result.loss) * used,
+        epoch_examples=progress.epoch_examples + used,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from distrain.data.provider import Example
-from distrain.data.select import Source
+from distrain.data.source import Source
 from distrain.errors import BadInput
 from distrain.step.evaluate_step import EvaluateStep
 from distrain.world.control import Control, agreed
@@ -22,28 +22,45 @@ def validate(
 ) -> dict[str, float]:
     """Loss and metrics over all examples of `source`; equal on all ranks. Collective.
 
-    Raises `BadInput` on all ranks where any rank's examples cannot be read.
+    Where examples that cannot be read are skipped, `bad_examples` says how many, if any. Raises `BadInput` on all ranks
+    where any rank's examples cannot be read and are not skipped, and where none can.
     """
-    loss, confusion = agreed(control, lambda: _sums(source, step, world, batch_size))
-    sums = control.gather([loss, confusion.tolist()])
-    total = np.sum([np.asarray(counts, np.int64) for _, counts in sums], axis=0)
-    mean_loss = sum(part for part, _ in sums) / len(source)
-    return {"loss": mean_loss, **metrics(total, segmentation=source.spec.segmentation)}
+    loss, confusion, bad = agreed(control, lambda: _sums(source, step, world, batch_size))
+    sums = control.gather([loss, confusion.tolist(), bad])
+    total = np.sum([np.asarray(counts, np.int64) for _, counts, _ in sums], axis=0)
+    skipped = sum(count for *_, count in sums)
+    if skipped == len(source):
+        raise BadInput("no example of the validation data could be read", agreed=True)
+    mean_loss = sum(part for part, *_ in sums) / (len(source) - skipped)
+    values = {"loss": mean_loss, **metrics(total, segmentation=source.spec.segmentation)}
+    return {**values, "bad_examples": float(skipped)} if skipped else values
 
 
-def _sums(source: Source, step: EvaluateStep, world: World, batch_size: int) -> tuple[float, Confusion]:
-    loss = 0.0
+def _sums(source: Source, step: EvaluateStep, world: World, batch_size: int) -> tuple[float, Confusion, int]:
+    """Sums over this rank's part of losses and of counts, and how many examples of it were skipped."""
+    loss, bad = 0.0, 0
     confusion = np.zeros((source.spec.classes, source.spec.classes), np.int64)
-    for examples in _read(source, share(len(source), rank=world.rank, size=world.size), batch_size):
-        losses, counts, _ = step(*stack(examples))
-        loss += float(np.sum(losses.numpy()))
-        confusion += counts.numpy()
-    return loss, confusion
+    mine = share(len(source), rank=world.rank, size=world.size)
+    for start in range(mine.start, mine.stop, batch_size):
+        indices = range(start, min(start + batch_size, mine.stop))
+        examples = _read(source, indices)
+        bad += len(indices) - len(examples)
+        if examples:
+            losses, counts, _ = step(*stack(examples))
+            loss += float(np.sum(losses.numpy()))
+            confusion += counts.numpy()
+    return loss, confusion, bad
 
 
-def _read(source: Source, indices: range, batch_size: int) -> Iterator[list[Example]]:
-    for start in range(indices.start, indices.stop, batch_size):
-        yield [source.read(index, 0) for index in range(start, min(start + batch_size, indices.stop))]
+def _read(source: Source, indices: Sequence[int]) -> list[Example]:
+    """The examples at `indices` but those that may be skipped. Raises `BadInput`."""
+    examples = []
+    for read in source.read_batch(indices, 0):
+        if not isinstance(read, BadInput):
+            examples.append(read)
+        elif not source.skips:
+            raise read
+    return examples
 
 
 def stack(examples: Sequence[Example]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
@@ -75,8 +92,12 @@ def measured(*, segmentation: bool) -> list[str]:
 
 
 def read_examples(source: Source, count: int) -> list[Example]:
-    """The first `count` examples, or all where there are fewer. Raises `BadInput`."""
-    examples = [source.read(index, 0) for index in range(min(count, len(source)))]
+    """The first `count` examples that can be read, or all where there are fewer. Raises `BadInput` as `validate`."""
+    examples: list[Example] = []
+    for index in range(len(source)):
+        if len(examples) == count:
+            break
+        examples += _read(source, [index])
     if not examples:
         raise BadInput("no examples to draw")
     return examples

@@ -17,6 +17,7 @@ from typing import Any
 from distrain.errors import BadInput, RunFailed
 from distrain.world.control import AloneControl, BytesControl, Control
 from distrain.world.elastic import ELASTIC, Membership, is_elastic
+from distrain.world.memory import keep_freed_memory
 from distrain.world.topology import World
 from distrain.world.versions import versions
 
@@ -95,6 +96,7 @@ def start(environment: Mapping[str, str]) -> Started:
 
     Raises `BadInput` where the launcher's count and the world's differ.
     """
+    keep_freed_memory()
     found = launched(environment)
     if found.controller == "none":
         return Started(World(), AloneControl(), close=_nothing)

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from distrain import __version__
 
-PACKAGES = ("tensorflow", "keras", "horovod", "openmpi", "mpi4py", "numpy")
+PACKAGES = ("tensorflow", "keras", "horovod", "openmpi", "mpi4py", "numpy", "distrain-kernels")
 OTHER_NAMES = {"tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-cpu-aws")}
 
 

@@ -19,13 +19,13 @@ from distrain.checkpoint.saver import SPARE_BYTES, Saver
 from distrain.checkpoint.state import Arrays, ReplicaState, sha256, write
 from distrain.checkpoint.store import MANIFEST, Progress, find, newest_valid
 from distrain.errors import Diverged, RunFailed
-from distrain.gradients.running_mean import RunningMean
+from distrain.gradients.statistics import GradientStatistics
 from tests.small_models import make_trained
 
 
 def _state(seed: int = 0) -> ReplicaState:
     trained = make_trained("batch_norm", seed=seed)
-    return ReplicaState(trained, RunningMean(trained.trainable()))
+    return ReplicaState(trained, GradientStatistics(trained.trainable()))
 
 
 def _saver(folder: Path, state: ReplicaState, *, keep: int = 3, world_size: int = 1) -> Saver:

@@ -9,7 +9,7 @@ import pytest
 
 from distrain.checkpoint.state import ReplicaState, sha256, write
 from distrain.errors import BadInput
-from distrain.gradients.running_mean import RunningMean
+from distrain.gradients.statistics import GradientStatistics
 from tests.small_models import make_trained
 
 GROUPS = ("weights", "optimizer", "gradient_mean")
@@ -17,7 +17,7 @@ GROUPS = ("weights", "optimizer", "gradient_mean")
 
 def _state(model: str = "batch_norm", *, seed: int = 0, mean: bool = True, precision: str = "float32") -> ReplicaState:
     trained = make_trained(model, seed=seed, precision=precision)
-    return ReplicaState(trained, RunningMean(trained.trainable()) if mean else None)
+    return ReplicaState(trained, GradientStatistics(trained.trainable()) if mean else None)
 
 
 def _disturb(state: ReplicaState) -> None:
@@ -52,7 +52,10 @@ def test_it_holds_all_that_a_step_changes() -> None:
     trainable = ["convolution/kernel", "convolution/bias", "norm/gamma", "norm/beta", "logits/kernel", "logits/bias"]
     buffers = ["norm/moving_mean", "norm/moving_variance"]
     assert sorted(held["weights"]) == sorted(trainable + buffers)
-    assert held["gradient_mean"] == ["count", *trainable]
+    assert held["gradient_mean"] == [
+        *("count", "folded", "typical_squares", "signal", "noise", "smoothed_weight"),
+        *(f"{kind}/{path}" for kind in ("recent", "base") for path in trainable),
+    ]
     # Momentum's slots, the step count and the learning rate.
     assert len(held["optimizer"]) == len(trainable) + 2
 

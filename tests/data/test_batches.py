@@ -11,7 +11,7 @@ import pytest
 from distrain.data.batches import READ_AHEAD, Batches, LocalBatch, Plan
 from distrain.data.order import Batch, drawn
 from distrain.data.provider import Example
-from distrain.data.select import Source
+from distrain.data.source import Source
 from distrain.world.topology import World
 from tests.support import Numbered
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from distrain.data.batches import Batches, Plan
-from distrain.data.select import Source, select
+from distrain.data.select import select
+from distrain.data.source import Source
 from distrain.errors import BadInput
 from distrain.world.topology import World
 from tests.support import make_job

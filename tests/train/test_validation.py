@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distrain.data.provider import Example, ExampleSpec
-from distrain.data.select import Source
+from distrain.data.source import Source
 from distrain.errors import BadInput
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.train.validation import metrics, read_examples, stack, validate

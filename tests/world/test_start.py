@@ -88,7 +88,8 @@ def test_other_versions_are_refused(package: str) -> None:
 
 
 def test_versions_name_what_a_run_depends_on() -> None:
-    assert {"distrain", "python", "tensorflow", "keras", "horovod", "openmpi", "mpi4py", "numpy"} == set(versions())
+    packages = {"tensorflow", "keras", "horovod", "openmpi", "mpi4py", "numpy", "distrain-kernels"}
+    assert {"distrain", "python", *packages} == set(versions())
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,17 @@
-"""What the readers of all image formats share: opening a file, checking what it claims, errors of one line."""
+"""What the readers of all image formats share: checking what a file claims, errors of one line."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-import stat
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ImageFile
 
+from distrain.data.storage import regular, shown
 from distrain.errors import BadInput
 
 Array = npt.NDArray[Any]
@@ -22,49 +21,9 @@ Shape = tuple[int, ...]
 MAX_SAMPLES = 1 << 28
 
 
-def shown(path: str) -> str:
-    """The path as error messages show it: quoted only where it would break the line."""
-    return path if path.isprintable() else ascii(path)
-
-
 def words(shape: Shape) -> str:
     """A shape as error messages show it, for example `512 x 512 x 3`."""
     return " x ".join(str(length) for length in shape)
-
-
-def regular(path: str) -> os.stat_result:
-    """Checks that a non-empty ordinary file is there; opening a pipe, for one, would wait for ever."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise BadInput(f"{shown(path)}: no such file, expected an image") from None
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
-    if stat.S_ISDIR(status.st_mode):
-        raise BadInput(f"{shown(path)}: is a folder, expected an image file")
-    if not stat.S_ISREG(status.st_mode):
-        raise BadInput(f"{shown(path)}: is not an ordinary file, expected an image file")
-    if status.st_size == 0:
-        raise BadInput(f"{shown(path)}: is empty (0 bytes), expected an image")
-    return status
-
-
-def unreadable(path: str, error: Exception) -> BadInput:
-    """What to raise where the system refuses to read a file."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else _line(error)
-    return BadInput(f"{shown(path)}: cannot be read ({reason}), expected a readable image file")
-
-
-@contextlib.contextmanager
-def opened(path: str) -> Iterator[BinaryIO]:
-    """An ordinary file, open for reading. Raises `BadInput`."""
-    regular(path)
-    try:
-        file = open(path, "rb")  # noqa: SIM115 (closed by the `with` below; only opening itself may fail here)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    with file:
-        yield file
 
 
 @contextlib.contextmanager

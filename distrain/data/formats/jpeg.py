@@ -16,12 +16,12 @@ from distrain.data.formats.files import (
     decoding,
     loaded,
     not_supported,
-    opened,
     require_kind,
     require_page,
     require_size,
     words,
 )
+from distrain.data.storage import opened
 
 _JPEG_SCAN = 0xDA
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -86,7 +86,13 @@ def page_shape(path: str, page: int, indices: bool) -> Shape:
 def read_page(path: str, page: int, indices: bool) -> Array:
     """The pixels of a page; see `data.images.read_page`. Raises `BadInput`."""
     require_page(path, page, 1)
-    with opened(path) as file, decoding(path, "JPEG", _JPEG_ERRORS):
+    with opened(path) as file:
+        return decode(path, file, indices)
+
+
+def decode(path: str, file: BinaryIO, indices: bool) -> Array:
+    """The pixels of an open file, which errors call `path`. Raises `BadInput`."""
+    with decoding(path, "JPEG", _JPEG_ERRORS):
         shape, spans = _jpeg_header(path, file)
         file.seek(0)
         data = file.read()

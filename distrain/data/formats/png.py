@@ -6,7 +6,7 @@ import io
 import math
 import struct
 import zlib
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import PngImagePlugin
@@ -19,11 +19,11 @@ from distrain.data.formats.files import (
     decoding,
     loaded,
     not_supported,
-    opened,
     require_kind,
     require_page,
     require_size,
 )
+from distrain.data.storage import opened
 
 # (bits of a sample, colour type) -> channels; a palette has one channel of indices.
 _PNG_CHANNELS = {(bits, 0): 1 for bits in (1, 2, 4, 8, 16)} | {(bits, 3): 1 for bits in (1, 2, 4, 8)}
@@ -76,7 +76,13 @@ def page_shape(path: str, page: int, indices: bool) -> Shape:
 def read_page(path: str, page: int, indices: bool) -> Array:
     """The pixels of a page; see `data.images.read_page`. Raises `BadInput`."""
     require_page(path, page, 1)
-    with opened(path) as file, decoding(path, "PNG", _PNG_ERRORS):
+    with opened(path) as file:
+        return decode(path, file, indices)
+
+
+def decode(path: str, file: BinaryIO, indices: bool) -> Array:
+    """The pixels of an open file, which errors call `path`. Raises `BadInput`."""
+    with decoding(path, "PNG", _PNG_ERRORS):
         head = file.read(33)
         header = _png_header(path, head)
         needed, palette = _png_chunks(path, head + file.read())

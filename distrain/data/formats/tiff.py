@@ -24,13 +24,12 @@ from distrain.data.formats.files import (
     damaged,
     decoding,
     not_supported,
-    opened,
-    regular,
     require_kind,
     require_page,
     require_size,
     words,
 )
+from distrain.data.storage import opened, regular
 
 _TIFF_COMPRESSIONS = {1, 5, 7, 8, 32773, 32946, 34925, 50000}
 _TIFF_COMPRESSIONS_NAMED = "none, LZW, JPEG, Deflate, PackBits, LZMA or Zstandard"
@@ -84,7 +83,7 @@ class _TiffLayout(NamedTuple):
 
 def _tiff_table(path: str) -> _TiffTable:
     status = regular(path)
-    return _tiff_table_of(path, status.st_size, status.st_mtime_ns)
+    return _tiff_table_of(path, status.size, status.changed_ns)
 
 
 @functools.lru_cache(maxsize=64)

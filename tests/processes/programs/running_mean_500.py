@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from distrain.checkpoint.state import ReplicaState, sha256
-from distrain.gradients.running_mean import RunningMean
+from distrain.gradients.advance import Gradient
+from distrain.gradients.statistics import GradientStatistics
 from distrain.job.load import load_job
 from distrain.train import run
 from distrain.train.opening import Request
@@ -21,23 +23,23 @@ from distrain.train.trainer import Trainer
 from distrain.world.start import start
 
 
-class Recording(RunningMean):
+class Recording(GradientStatistics):
     """Also keeps the last gradients, for the test to read."""
 
-    def __init__(self, variables: Sequence[tf.Variable], *, every: int) -> None:
-        super().__init__(variables, every=every)
+    def __init__(self, variables: Sequence[tf.Variable], **options: Any) -> None:
+        super().__init__(variables, **options)
         self.last = [tf.Variable(tf.zeros_like(variable), trainable=False) for variable in variables]
         self.averages = [np.zeros(variable.shape, np.float64) for variable in variables]
         recordings.append(self)
 
-    def update(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    def advance(self, gradients: Sequence[Gradient], *arguments: Any, **options: Any) -> tf.Tensor:
         for variable, gradient in zip(self.last, gradients, strict=True):
-            variable.assign(gradient)
-        return super().update(gradients)
+            variable.assign(gradient.total / gradient.examples)
+        return super().advance(gradients, *arguments, **options)
 
 
 recordings: list[Recording] = []
-run.RunningMean = Recording  # type: ignore[attr-defined, assignment]  # to read gradients
+run.GradientStatistics = Recording  # type: ignore[attr-defined]  # to read gradients
 states: list[ReplicaState] = []
 make_step = Trainer.make_step
 
@@ -61,11 +63,11 @@ code = run.run(Request(load_job(Path(sys.argv[1])), folder / "run"), started, St
 recording = recordings[0]
 errors = [
     float(np.linalg.norm(mean.numpy() - average) / np.linalg.norm(average))
-    for mean, average in zip(recording.means, recording.averages, strict=True)
+    for mean, average in zip(recording.running_mean.means(), recording.averages, strict=True)
 ]
 arrays = states[0].arrays()
 report = {
-    "steps": int(recording.count.numpy()),
+    "steps": int(recording.running_mean.count.numpy()),
     "errors": errors,
     "sha256": [sha256(arrays, group) for group in ("weights", "gradient_mean")],
 }
