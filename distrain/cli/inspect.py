@@ -20,15 +20,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument(
+        "--gradients",
+        action="store_true",
+        help="the gradients' statistics by variable and rank, what needs a look first",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="with --gradients: draw them over time, as FILE.png or FILE.svg"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Print what the folder holds; returns the exit code."""
+    if arguments.plot is not None and not arguments.gradients:
+        raise BadInput("--plot: expected --gradients beside it")
+    if arguments.gradients:
+        return _gradients(arguments)
     summary = summarise(arguments.run)
     if arguments.json:
         print(json.dumps(summary, indent=1))
     else:
         _print(summary)
+    return 0
+
+
+def _gradients(arguments: argparse.Namespace) -> int:
+    # Imported here: what reads and draws tables takes longer to load than all the rest of this command takes.
+    from distrain.cli import gradient_report
+
+    folder = RunFolder(arguments.run)
+    summary = gradient_report.summarise(folder)
+    if arguments.plot is not None:
+        gradient_report.plot(folder, arguments.plot)
+    if arguments.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        gradient_report.show(summary)
     return 0
 
 

@@ -23,6 +23,7 @@ class RunFolder:
         self.job = path / "job.yaml"
         self.metrics = path / "metrics.jsonl"
         self.events = path / "events"
+        self.gradients = path / "gradients"
         self.predictions = path / "predictions"
         self.checkpoints = path / "checkpoints"
 
@@ -105,10 +106,10 @@ def write_job(folder: RunFolder, job: dict[str, Any], versions: dict[str, str]) 
     temporary.replace(folder.job)
 
 
-def last_record(folder: RunFolder, kind: str) -> dict[str, Any] | None:
-    """The newest record of a kind."""
+def last_record(folder: RunFolder, kind: str, **fields: Any) -> dict[str, Any] | None:
+    """The newest record of a kind with these fields."""
     found = None
     for record in read(folder.metrics):
-        if record["kind"] == kind:
+        if record["kind"] == kind and all(record.get(name) == value for name, value in fields.items()):
             found = record
     return found

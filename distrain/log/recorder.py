@@ -16,19 +16,37 @@ import numpy as np
 
 from distrain.data.order import Batch
 from distrain.errors import RunFailed
+from distrain.gradients.advice import ONE_GROUP, advise, noise_scale
+from distrain.gradients.measures import MEASURES, Floats, Moments, RankMoments, measures
 from distrain.job.duration import Cursor
 from distrain.job.schema import Log
 from distrain.log.display import Display
 from distrain.log.folder import RunFolder
+from distrain.log.gradient_table import GradientTable
 from distrain.log.records import RecordLog
 from distrain.log.tensorboard import EventLog
-from distrain.step.train_step import BAD, StepResult, moments_of
+from distrain.step.train_step import BAD, StepResult
+
+# What a step's record tells over all variables, where it can be told.
+IN_STEPS = ("noise_scale", "update_ratio", "coherence", "alignment", "agreement", "snr")
 
 
 class Recorder:
-    """One rank's writers. On ranks other than 0 all but `examples` does nothing."""
+    """One rank's writers. On ranks other than 0 all but `examples` does nothing.
 
-    def __init__(self, folder: RunFolder, options: Log, *, rank: int, epoch_examples: int, display: Display | None):
+    `gradients` is where the gradients' statistics go, on rank 0 of a run that takes them.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        options: Log,
+        *,
+        rank: int,
+        epoch_examples: int,
+        display: Display | None,
+        gradients: GradientTable | None = None,
+    ):
         self.failure: RunFailed | None = None
         self._options = options
         self._epoch_examples = epoch_examples
@@ -37,14 +55,28 @@ class Recorder:
         self._metrics = RecordLog(folder.metrics) if self._writes else None
         self._events = EventLog(folder.events) if self._writes and options.tensorboard else None
         self._examples = RecordLog(folder.examples(rank)) if options.examples else None
-        self._last = Cursor(0, 0)
+        self._gradients = gradients
+        self._measured: dict[str, Floats] = {}
+        self._groups = 0
+        self._told_of_one_group = False
+        self._pace = Pace()
         self._started = self._last_time = time.monotonic()
         self._applied_since = 0
 
     def step(
-        self, before: Cursor, after: Cursor, batch: Batch, indices: Sequence[int], result: StepResult, waited: float
+        self,
+        before: Cursor,
+        after: Cursor,
+        batch: Batch,
+        indices: Sequence[int],
+        result: StepResult,
+        waited: float,
+        measured: tuple[Moments, RankMoments] | None = None,
     ) -> None:
-        """Record one step: `before` and `after` it stood at these cursors; it waited for data for so many seconds."""
+        """Record one step: `before` and `after` it stood at these cursors; it waited for data for so many seconds.
+
+        `measured` is there at steps of which the gradients' statistics are due.
+        """
         with self._noting_failure():
             if self._examples is not None and indices:
                 self._examples.write(step=before.step + 1, indices=list(indices))
@@ -61,6 +93,8 @@ class Recorder:
                 self._display.step(after.step, epoch, loss)
             self._applied_since += batch.size
             now = time.monotonic()
+            self._pace.step(now, batch.size)
+            over_all = self._measure(after.step, epoch, measured)
             clocked = Cursor(after.step, after.position, now - self._started)
             previous = Cursor(before.step, before.position, self._last_time - self._started)
             if not self._options.every.due(previous, clocked, epoch_examples=self._epoch_examples):
@@ -72,27 +106,45 @@ class Recorder:
                 "data_wait_seconds": waited,
                 "gradient_norm": _norm(result.gradient_squares.numpy()),
             }
-            moments = moments_of(result)
-            if moments is not None:
-                values["mean_norm"] = _norm(moments.mean_squares)
+            if "mean_norm" in over_all:
+                values["mean_norm"] = over_all["mean_norm"]
+            values |= {name: over_all[name] for name in IN_STEPS if name in over_all}
             self._last_time, self._applied_since = now, 0
             self._metrics.write_timed("step", step=after.step, epoch=epoch, position=after.position, **values)
             if self._events is not None:
-                self._events.scalars(after.step, {f"train/{name}": value for name, value in values.items()})
+                shown = {f"train/{name}": values[name] for name in values if name not in IN_STEPS}
+                shown |= {f"gradients/all/{name}": value for name, value in over_all.items()}
+                self._events.scalars(after.step, shown)
 
-    def norms(self, step: int, result: StepResult) -> None:
-        """Write the distributions over variables of the norms of gradient and running mean."""
+    def distributions(self, step: int) -> None:
+        """Write how the newest measures are distributed over the variables."""
         if self._events is None:
             return
         with self._noting_failure():
-            self._events.histogram(step, "gradients/norm", np.sqrt(result.gradient_squares.numpy()))
-            moments = moments_of(result)
-            if moments is not None:
-                self._events.histogram(step, "gradients/mean_norm", np.sqrt(moments.mean_squares))
+            for name, values in self._measured.items():
+                told = values[:-1][np.isfinite(values[:-1])]
+                if len(told):
+                    self._events.histogram(step, f"gradients/variables/{name}", told)
 
     def epoch(self, step: int, epoch: int, position: int, loss: float | None) -> None:
         """Record the end of an epoch with the mean loss over its examples (none where all its steps were skipped)."""
         self._summary("epoch", step, epoch, position, {} if loss is None else {"loss": loss})
+
+    def advise(self, step: int, epoch: int, position: int, *, batch_size: int, workers: int, epoch_steps: int) -> None:
+        """Say, and record, what the signal and noise of the epoch that has ended say about batch size and workers."""
+        examples_per_second = self._pace.examples_per_second()
+        self._pace = Pace()
+        if self._gradients is None or not self._measured:
+            return
+        with self._noting_failure():
+            scale = noise_scale(*self._gradients.estimates(epoch, epoch_steps))
+            if scale is not None:
+                advice = advise(scale, batch_size=batch_size, workers=workers, examples_per_second=examples_per_second)
+                self.event("advice", step, epoch, position, text=advice.text, **advice.values)
+                self.line(f"epoch {epoch}: {advice.text}")
+            elif self._groups == 1 and not self._told_of_one_group:
+                self._told_of_one_group = True
+                self.line(f"epoch {epoch}: {ONE_GROUP}")
 
     def validation(self, step: int, epoch: int, position: int, values: Mapping[str, float]) -> None:
         """Record what validation gave."""
@@ -109,12 +161,29 @@ class Recorder:
         if self._display is not None:
             self._display.line(text)
 
+    def flush(self) -> None:
+        """Have on disk what a run that goes on from here needs to find."""
+        if self._gradients is not None:
+            with self._noting_failure():
+                self._gradients.flush()
+
     def close(self) -> None:
         """Write out what is buffered and close all files."""
-        with self._noting_failure():
-            for writer in (self._metrics, self._examples, self._events, self._display):
-                if writer is not None:
+        for writer in (self._metrics, self._examples, self._events, self._gradients, self._display):
+            if writer is not None:
+                with self._noting_failure():
                     writer.close()
+
+    def _measure(self, step: int, epoch: int, measured: tuple[Moments, RankMoments] | None) -> dict[str, float]:
+        """Write down the measures of a step; returns those over all variables that can be told."""
+        if measured is None:
+            return {}
+        moments, ranks = measured
+        self._measured, self._groups = measures(moments), moments.groups
+        if self._gradients is not None:
+            self._gradients.write(step, epoch, self._measured, ranks)
+        over_all = {name: float(self._measured[name][-1]) for name in MEASURES}
+        return {name: value for name, value in over_all.items() if math.isfinite(value)}
 
     def _summary(self, kind: str, step: int, epoch: int, position: int, values: Mapping[str, float]) -> None:
         if self._metrics is None:
@@ -133,6 +202,29 @@ class Recorder:
             yield
         except OSError as error:
             self.failure = self.failure or RunFailed(f"the log cannot be written: {error}")
+
+
+class Pace:
+    """How fast examples go by, from the first step that is told of on; what comes between epochs is left out."""
+
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self._last = 0.0
+        self._examples = 0
+
+    def step(self, now: float, examples: int) -> None:
+        """A step of so many examples ended at `now`, in seconds."""
+        if self._first is None:
+            self._first = now
+        else:
+            self._examples += examples
+        self._last = now
+
+    def examples_per_second(self) -> float | None:
+        """None before the second step."""
+        if self._first is None or self._last <= self._first:
+            return None
+        return self._examples / (self._last - self._first)
 
 
 def _norm(squares: np.ndarray[Any, Any]) -> float:

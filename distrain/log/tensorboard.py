@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.core.framework import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow.core.util import event_pb2
+
+_SCALAR = summary_pb2.SummaryMetadata(
+    plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="scalars"),
+    data_class=summary_pb2.DATA_CLASS_SCALAR,
+)
 
 
 class EventLog:
@@ -19,10 +25,17 @@ class EventLog:
         self._writer = tf.summary.create_file_writer(str(folder))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write each value under its name."""
+        """Write each value under its name; all in one event, since one operation for each takes longer than the rest
+        of recording a step.
+        """
+        summary = summary_pb2.Summary(
+            value=[
+                summary_pb2.Summary.Value(tag=name, tensor=_float(value), metadata=_SCALAR)
+                for name, value in values.items()
+            ]
+        )
         with self._writer.as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
 
     def histogram(self, step: int, name: str, values: npt.NDArray[np.floating]) -> None:
         """Write the distribution of values [n]."""
@@ -34,6 +47,14 @@ class EventLog:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _float(value: float) -> tensor_pb2.TensorProto:
+    """A float32 of no dimensions, as TensorBoard's scalars are."""
+    shape = tensor_shape_pb2.TensorShapeProto()
+    return tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_FLOAT, tensor_shape=shape, tensor_content=np.float32(value).tobytes()
+    )
 
 
 def cut(folder: Path, step: int) -> None:

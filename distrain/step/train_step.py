@@ -38,8 +38,8 @@ class StepResult(NamedTuple):
     `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
     gradient were not finite, or a rank had failed. `moments`: those of `GradientStatistics.update`, [0, variables]
     where they are not kept or not due; `groups` () and `examples` () of the step belong to them. `told` [slots, 3]:
-    sums of losses and of examples, and of examples times squared gradient norms, of the ranks whose turn it was; see
-    `rank_moments`.
+    sums of losses and of examples, and of examples times squared gradient norms, of the ranks whose turn it was.
+    `measured_of` reads the last five.
     """
 
     loss: tf.Tensor
@@ -232,21 +232,18 @@ def _set_random_states(states: Sequence[tf.Variable], key: tf.Tensor) -> None:
         state.assign(tf.cast(key + tf.constant([number * 0x9E3779B9 % 2**32, 0], tf.uint32), state.dtype))
 
 
-def moments_of(result: StepResult) -> Moments | None:
-    """The step's moments on the host; None where it was not measured, or not applied."""
-    return as_moments(result.moments, result.groups, result.examples)
-
-
-def rank_moments(result: StepResult) -> RankMoments | None:
-    """What the ranks told of themselves; None in a world of 1 and where the step was not measured."""
-    told = np.asarray(result.told, np.float64)
-    if len(told) == 0 or result.moments.shape[0] == 0:
+def measured_of(result: StepResult) -> tuple[Moments, RankMoments] | None:
+    """What the step measured, on the host, the ranks' part empty in a world of 1; None where it was not due."""
+    moments = as_moments(result.moments, result.groups, result.examples)
+    if moments is None:
         return None
+    told = np.asarray(result.told, np.float64)
     slots = np.flatnonzero(told[:, 1] > 0)
     losses, examples, squares = told[slots].T
-    return RankMoments(
+    ranks = RankMoments(
         ranks=slots + TELLING * int(result.turn),
         losses=losses / examples,
         norms=np.sqrt(squares / examples),
         examples=np.rint(examples).astype(np.int64),
     )
+    return moments, ranks

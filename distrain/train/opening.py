@@ -12,7 +12,7 @@ from distrain.checkpoint.store import Found, Progress
 from distrain.errors import BadInput
 from distrain.job.load import resolved
 from distrain.job.schema import Job
-from distrain.log import tensorboard
+from distrain.log import gradient_table, tensorboard
 from distrain.log.folder import RunFolder, check_job, claim, move_aside, write_job
 from distrain.log.records import cut
 from distrain.world.versions import versions
@@ -102,4 +102,5 @@ def _cut_logs(folder: RunFolder, step: int) -> int:
     for path in folder.path.glob("examples/rank_*.jsonl"):
         cut(path, step)
     tensorboard.cut(folder.events, step)
+    gradient_table.cut(folder.gradients, step)
     return removed

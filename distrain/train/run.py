@@ -21,6 +21,7 @@ from distrain.gradients.statistics import GradientStatistics
 from distrain.job.schema import Gradients, Job
 from distrain.log import predictions
 from distrain.log.display import Display
+from distrain.log.gradient_table import GradientTable
 from distrain.log.recorder import Recorder
 from distrain.log.records import cut
 from distrain.model.build import Trained, build
@@ -204,6 +205,10 @@ def _trainer(
     if parts.validation is not None:
         evaluate = _watched(build_evaluate_step(parts.trained, parts.validation.spec), watch)
     display = Display(parts.schedule.total_steps, progress.step) if world.rank == 0 else None
+    gradients: GradientTable | None = None
+    if world.rank == 0 and parts.statistics is not None:
+        names = [weight.path for weight in parts.trained.model.trainable_variables]
+        gradients = GradientTable(request.folder.gradients, names, job.train.precision)
     return Trainer(
         job=job,
         world=world,
@@ -224,7 +229,12 @@ def _trainer(
         fingerprinted=list(parts.state.variables),
         saver=saver,
         recorder=Recorder(
-            request.folder, job.log, rank=world.rank, epoch_examples=len(parts.training), display=display
+            request.folder,
+            job.log,
+            rank=world.rank,
+            epoch_examples=len(parts.training),
+            display=display,
+            gradients=gradients,
         ),
         stop=stop,
         watch=watch,

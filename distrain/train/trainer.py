@@ -21,7 +21,7 @@ from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
 from distrain.step.fingerprint import Fingerprint
-from distrain.step.train_step import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, TrainStep
+from distrain.step.train_step import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, TrainStep, measured_of
 from distrain.train.schedule import Schedule
 from distrain.train.standing import Done
 from distrain.train.stop import StopRequest
@@ -181,7 +181,8 @@ class Trainer:
     def record(self, done: Done) -> None:
         """Write down what the step gave."""
         before, after = self.cursor(done.before), self.cursor(done.after)
-        self.recorder.step(before, after, done.batch, done.indices, done.result, done.waited)
+        measured = measured_of(done.result) if self.world.rank == 0 else None
+        self.recorder.step(before, after, done.batch, done.indices, done.result, done.waited, measured)
 
     def cursor(self, progress: Progress) -> Cursor:
         """Where a run stands, for what is due: behind an epoch's dropped remainder the next one has begun."""
@@ -204,8 +205,16 @@ class Trainer:
         if self.ends_epoch(done.batch):
             mean = progress.epoch_loss / progress.epoch_examples if progress.epoch_examples else None
             self.recorder.epoch(progress.step, epoch, progress.position, mean)
+            self.recorder.advise(
+                progress.step,
+                epoch,
+                progress.position,
+                batch_size=self.schedule.plan.batch_size,
+                workers=self.world.size,
+                epoch_steps=self.schedule.epoch_steps,
+            )
             self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
-        self.recorder.norms(progress.step, done.result)
+        self.recorder.distributions(progress.step)
         if self.validate is not None:
             self.watch.doing("validation")
             values = self.validate()
@@ -257,6 +266,8 @@ class Trainer:
 
         def write() -> None:
             if self.world.rank == 0:
+                # Before the checkpoint: a run that goes on from it must find all rows up to it.
+                self.recorder.flush()
                 self.saver.save(self.progress, epoch=self.schedule.epoch(self.progress), finished=finished)
 
         self.watch.doing("saving a checkpoint", alone=self.world.rank == 0)

@@ -20,7 +20,7 @@ from distrain.step.train_step import (
     StepResult,
     TrainStep,
     build_train_step,
-    moments_of,
+    measured_of,
 )
 from distrain.world.collectives import AloneCollectives, Collectives
 from distrain.world.topology import World
@@ -184,7 +184,7 @@ def test_a_step_that_is_not_finite_leaves_every_bit_as_it_was(model: str, bad: f
     result = trainee((images, labels))
     assert not bool(result.applied)
     assert bits(trainee.state()) == before
-    assert moments_of(result) is None
+    assert measured_of(result) is None
 
 
 def test_no_buffer_gets_worse_than_finite() -> None:
@@ -278,7 +278,7 @@ def test_without_a_running_mean_the_training_is_the_same() -> None:
         images, labels = make_examples(4, seed=seed)
         with_mean((images, labels))
         result = step(images, labels, np.ones(4, np.float32), KEY, NO_FLAGS)
-    assert moments_of(result) is None
+    assert measured_of(result) is None
     assert bits(trained.trainable()) == bits(with_mean.trained.trainable())
 
 
@@ -286,13 +286,13 @@ def test_norms_of_the_mean_come_when_they_are_due_and_the_mean_itself_each_step(
     always, now_and_then = _trainee(), _trainee(every=3)
     for step in range(1, 7):
         expected, result = (trainee(make_examples(3, seed=step)) for trainee in (always, now_and_then))
-        measured, always_measured = moments_of(result), moments_of(expected)
+        measured, always_measured = measured_of(result), measured_of(expected)
         assert always_measured is not None
         if step % 3:
             assert measured is None
         else:
             assert measured is not None
-            assert measured.mean_squares.tolist() == always_measured.mean_squares.tolist()
+            assert measured[0].mean_squares.tolist() == always_measured[0].mean_squares.tolist()
     assert bits(now_and_then.state()) == bits(always.state())
 
 
