@@ -57,6 +57,8 @@ class PartedTable:
         They are kept as they are until they are written: a step must not wait for more. What `words` names is
         numbers into its texts.
         """
+        if not len(columns["step"]):
+            return  # of the ranks of a world of 1 there is nothing to tell
         if not self._begun:
             self._written, self._begun = self._taken_up(), True
             self._count = 0 if self._written is None else self._written.num_rows

@@ -200,7 +200,7 @@ def test_defaults_are_as_the_design_has_them() -> None:
     job = resolved(check_job({"data": {"train": {"provider": "circles"}}}, source="test"))
     assert job["train"]["remainder"] == "keep"
     assert job["train"]["accumulate"] == 1
-    assert job["checkpoint"] == {"every": "1 epoch", "keep": 3}
+    assert (job["checkpoint"]["every"], job["checkpoint"]["keep"]) == ("1 epoch", 3)
     assert job["optimizer"]["decay_rate"] == 1
     assert job["data"]["validation"] is None
     assert job["log"]["examples"] is False

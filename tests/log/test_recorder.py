@@ -43,11 +43,11 @@ def _result() -> StepResult:
         flags=tf.zeros([FLAGS]),
         learning_rate=tf.constant(0.1),
         gradient_squares=tf.constant([4.0, 1.0, 9.0]),
-        moments=tf.zeros([0, 3]),
-        groups=tf.constant(1.0),
+        moments=tf.zeros([0, 3], tf.float64),
+        groups=tf.constant(2.0),
         examples=tf.constant(8.0),
         told=tf.zeros([0, 3]),
-        turn=tf.constant(0),
+        turn=tf.zeros([], tf.int64),
     )
 
 
