@@ -41,3 +41,7 @@ class Diverged(RunEnds):
 
 class RunFailed(RunEnds):
     """The run cannot go on: a file cannot be written, or the ranks no longer hold the same replica state."""
+
+
+class WorldChanged(Exception):
+    """Workers are to come or go: all ranks raise it after the same step, and go on in the new world."""

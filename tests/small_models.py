@@ -145,5 +145,5 @@ class OtherRank:
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return tensor
 
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
         raise AssertionError("a step does not broadcast")

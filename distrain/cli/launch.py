@@ -14,7 +14,9 @@ from distrain.cli import train
 from distrain.cli.parser import Parser
 from distrain.errors import BadInput
 from distrain.job.load import load_job
-from distrain.launcher.command import World, parse_hosts, start_command
+from distrain.job.schema import DEFAULT_BATCH_SIZE, Job
+from distrain.launcher.command import World, parse_elastic, parse_hosts, start_command
+from distrain.launcher.discover import discovered, is_local
 from distrain.launcher.execute import Ended, execute, shown
 from distrain.launcher.restart import Reached, run_with_restarts
 from distrain.log.folder import RunFolder, last_record
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", dest="count", type=int, metavar="N", help="number of workers; all slots of the hosts")
     parser.add_argument("--hosts", metavar="h1:2,h2:2", help="hosts with their numbers of workers")
     parser.add_argument("--hostfile", type=Path, help="a file of hosts, in the launcher's own form")
+    parser.add_argument("--elastic", metavar="MIN:MAX", help="let workers leave and join while the run goes on")
+    parser.add_argument("--discover", type=Path, metavar="SCRIPT", help="prints the hosts that there are, HOST:WORKERS")
     parser.add_argument("--controller", choices=("gloo", "mpi"), default="gloo", help="what carries messages")
     parser.add_argument(
         "--restarts", type=int, default=0, metavar="N", help="start again up to N times after a failure"
@@ -41,6 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
     worker = arguments.worker[1:] if arguments.worker[:1] == ["--"] else arguments.worker
     parsed = _checked(worker)
     world = _world(arguments)
+    if world.elastic is not None:
+        check_elastic(load_job(parsed.job, parsed.overrides), most=world.elastic[1])
     environment = dict(os.environ)
     if sys.stdout.isatty():
         environment[TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
@@ -71,6 +77,15 @@ def _run(world: World, worker: list[str], parsed: argparse.Namespace, *, restart
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
 
 
+def check_elastic(job: Job, *, most: int) -> None:
+    """Refuse a job that would mean something else with another number of workers. Raises `BadInput`."""
+    if job.train.batch_size_per_worker is not None:
+        raise BadInput("'train.batch_size_per_worker': expected train.batch_size, since --elastic changes the workers")
+    batch_size = job.train.batch_size or DEFAULT_BATCH_SIZE
+    if batch_size < most:
+        raise BadInput(f"'train.batch_size' is {batch_size}, expected at least one example for each of {most} workers")
+
+
 def reached(folder: RunFolder) -> Reached:
     """How far the run in a folder has come."""
     found, _ = newest_valid(folder.checkpoints)
@@ -99,11 +114,28 @@ def _checked(worker: list[str]) -> argparse.Namespace:
     return parsed
 
 
+def _elastic_world(arguments: argparse.Namespace) -> World:
+    """A world that changes. Raises `BadInput` where the script does not list hosts."""
+    if arguments.elastic is None or arguments.discover is None:
+        raise BadInput("launch: expected --elastic MIN:MAX and --discover SCRIPT together, got one of them")
+    if arguments.hosts is not None or arguments.hostfile is not None or arguments.controller != "gloo":
+        raise BadInput("launch: --elastic has its hosts from --discover and is carried by gloo, expected nothing else")
+    least, most = parse_elastic(arguments.elastic)
+    count = least if arguments.count is None else arguments.count
+    if not least <= count <= most:
+        raise BadInput(f"launch: -n is {count}, expected {least} to {most} as --elastic says")
+    script = arguments.discover.resolve()
+    hosts = discovered(script)
+    return World(count, elastic=(least, most), discover=script, discovered_local=all(map(is_local, hosts)))
+
+
 def _world(arguments: argparse.Namespace) -> World:
     if arguments.hosts is not None and arguments.hostfile is not None:
         raise BadInput("launch: expected --hosts or --hostfile, got both")
     if arguments.hostfile is not None and not arguments.hostfile.is_file():
         raise BadInput(f"--hostfile: {arguments.hostfile}: no such file")
+    if arguments.elastic is not None or arguments.discover is not None:
+        return _elastic_world(arguments)
     slots = parse_hosts(arguments.hosts) if arguments.hosts is not None else None
     count = arguments.count if arguments.count is not None else slots
     if count is None:

@@ -13,6 +13,7 @@ from distrain.errors import EXIT_FAILED, LAST_WORDS, LOST, BadInput, RunEnds
 from distrain.job.load import digest, load_job
 from distrain.job.schema import Job
 from distrain.train.stop import StopRequest
+from distrain.train.watch import Watch
 from distrain.world.control import agree
 from distrain.world.start import Started, announced_rank, check_same, lost_another, start
 
@@ -38,12 +39,16 @@ def main(arguments: argparse.Namespace) -> int:
     job, error = _loaded(arguments)
     started = None
     try:
+        # A rank may be stopped before the world is complete, and MPI would wait for it for ever.
+        watch = None if job is None else Watch(job.parallel.stall_timeout.seconds, rank=announced_rank(os.environ))
         started = start(os.environ)
         if job is not None:
             error = _settled(job, started)
         agree(started.control, error)
         assert job is not None
         check_same(started, digest(job))
+        if watch is not None:
+            watch.close()
         code = _train(job, arguments, started, stop)
         stop.end()
         started.close()
@@ -92,10 +97,12 @@ def _settled(job: Job, started: Started) -> BadInput | None:
 
 def _train(job: Job, arguments: argparse.Namespace, started: Started, stop: StopRequest) -> int:
     # Imported here, since it brings in TensorFlow: a wrong job is refused without it.
+    from distrain.train.elastic import run_elastic
     from distrain.train.opening import Request
     from distrain.train.run import run
 
-    return run(Request(job, run_dir(arguments, job), arguments.fresh), started, stop)
+    request = Request(job, run_dir(arguments, job), arguments.fresh)
+    return run(request, started, stop) if started.membership is None else run_elastic(request, started, stop)
 
 
 def run_dir(arguments: argparse.Namespace, job: Job) -> Path:

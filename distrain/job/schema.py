@@ -360,6 +360,8 @@ OptimizerChoice = Annotated[
 
 # ---- the run
 
+DEFAULT_BATCH_SIZE = 8
+
 
 class Train(Section):
     """Length and form of the training."""

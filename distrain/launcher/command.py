@@ -10,6 +10,8 @@ from pathlib import Path
 from distrain.errors import BadInput
 
 GRACE_SECONDS = "25"
+# A host whose worker has died is taken again after so long, twice as long each time.
+COOLDOWN_SECONDS = ("10", "600")
 LOCAL = ("localhost", "127.0.0.1")
 
 # Carried to every worker: where programs and libraries are, and settings that users make in their own shell.
@@ -19,18 +21,27 @@ CARRIED_PREFIXES = ("HOROVOD_", "NCCL_", "TF_", "DISTRAIN_")
 
 @dataclass(frozen=True)
 class World:
-    """What `distrain launch` was asked for: `count` workers on these hosts, or on this one."""
+    """What `distrain launch` was asked for: `count` workers on these hosts, or on this one.
+
+    With `elastic`, the least and the most workers that there may be, the script `discover` lists the hosts that there
+    are at any time; `local` then says whether all of them were this machine at first.
+    """
 
     count: int
     hosts: str | None = None
     hostfile: Path | None = None
     controller: str = "gloo"
+    elastic: tuple[int, int] | None = None
+    discover: Path | None = None
+    discovered_local: bool = False
 
     @property
     def local(self) -> bool:
         """True where all workers are on this machine."""
         if self.hostfile is not None:
             return False
+        if self.elastic is not None:
+            return self.discovered_local
         return self.hosts is None or all(part.split(":")[0] in LOCAL for part in self.hosts.split(","))
 
 
@@ -40,6 +51,14 @@ class Command:
 
     arguments: list[str]
     environment: dict[str, str]
+
+
+def parse_elastic(text: str) -> tuple[int, int]:
+    """The least and the most workers of `MIN:MAX`. Raises `BadInput` where it is not of this form."""
+    least, _, most = text.partition(":")
+    if not (least.isdecimal() and most.isdecimal() and 1 <= int(least) <= int(most)):
+        raise BadInput(f"--elastic: '{text}': expected MIN:MAX with 1 <= MIN <= MAX, such as 1:4")
+    return int(least), int(most)
 
 
 def parse_hosts(text: str) -> int:
@@ -66,6 +85,10 @@ def start_program(world: World, program: list[str], environment: dict[str, str])
 def _horovodrun(world: World, program: list[str]) -> Command:
     arguments = [_beside_python("horovodrun"), "--gloo", "-np", str(world.count)]
     arguments += _hosts(world, hostfile="-hostfile", hosts="-H")
+    if world.elastic is not None:
+        least, most = world.elastic
+        arguments += ["--min-np", str(least), "--max-np", str(most), "--host-discovery-script", str(world.discover)]
+        arguments += ["--slots-per-host", "1", "--blacklist-cooldown-range", *COOLDOWN_SECONDS]
     if world.local:
         # All traffic stays on the loopback interface, and no time is spent on finding a common one.
         arguments += ["--network-interfaces", "lo"]

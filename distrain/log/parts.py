@@ -58,7 +58,7 @@ class PartedTable:
         numbers into its texts.
         """
         if not len(columns["step"]):
-            return
+            return  # all ranks whose turn it was had no examples
         if not self._begun:
             self._written, self._begun = self._taken_up(), True
             self._count = 0 if self._written is None else self._written.num_rows

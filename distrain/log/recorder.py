@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from distrain.data.batches import LocalBatch
+from distrain.data.order import Batch
 from distrain.errors import RunFailed
 from distrain.gradients.advice import ONE_GROUP, advise, noise_scale
 from distrain.gradients.measures import MEASURES, Floats, Moments, RankMoments, measures
@@ -67,7 +67,8 @@ class Recorder:
         self,
         before: Cursor,
         after: Cursor,
-        local: LocalBatch,
+        batch: Batch,
+        indices: Sequence[int],
         result: StepResult,
         waited: float,
         measured: tuple[Moments, RankMoments] | None = None,
@@ -77,22 +78,22 @@ class Recorder:
         `measured` is there at steps of which the gradients' statistics are due.
         """
         with self._noting_failure():
-            if self._examples is not None and local.indices:
-                self._examples.write(step=before.step + 1, indices=local.indices)
+            if self._examples is not None and indices:
+                self._examples.write(step=before.step + 1, indices=list(indices))
             if self._metrics is None:
                 return
-            epoch = local.batch.start // self._epoch_examples
+            epoch = batch.start // self._epoch_examples
             if not result.applied:
-                unread = int(result.flags[BAD]) == local.batch.size
+                unread = int(result.flags[BAD]) == batch.size
                 reason = "no example could be read" if unread else "loss or gradient not finite"
                 self.event("skipped", after.step, epoch, after.position, reason=reason)
                 return
             loss = float(result.loss)
             if self._display is not None:
                 self._display.step(after.step, epoch, loss)
-            self._applied_since += local.batch.size
+            self._applied_since += batch.size
             now = time.monotonic()
-            self._pace.step(now, local.batch.size)
+            self._pace.step(now, batch.size)
             over_all = self._measure(after.step, epoch, measured)
             clocked = Cursor(after.step, after.position, now - self._started)
             previous = Cursor(before.step, before.position, self._last_time - self._started)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # Events that stay when a log is cut: they tell what happened to the run, not what it did.
-LASTING = ("started", "resumed", "stopped")
+LASTING = ("started", "resumed", "resized", "stopped")
 
 
 class RecordLog:

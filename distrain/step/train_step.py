@@ -55,7 +55,7 @@ class StepResult(NamedTuple):
 
 
 # images [b, h, w, c], labels [b, ...], weights [b] (1, or 0 for an example that only fills up an empty share),
-# random key [2] uint32, flags [4].
+# random key [2] uint32, flags [5].
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], StepResult]
 
 

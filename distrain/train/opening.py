@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,9 @@ from distrain.log import gradient_table, tensorboard
 from distrain.log.folder import RunFolder, check_job, claim, move_aside, write_job
 from distrain.log.records import cut
 from distrain.world.versions import versions
+
+# A process that was rank 0 may take so long to let go of the folder.
+CLAIM_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,39 @@ def open_run(request: Request, saver: Saver) -> Opened:
     try:
         resumed, rejected = saver.restore()
         progress = Progress() if resumed is None or resumed.manifest is None else resumed.manifest.progress
-        removed = cut(folder.metrics, progress.step)
-        for path in folder.path.glob("examples/rank_*.jsonl"):
-            cut(path, progress.step)
-        tensorboard.cut(folder.events, progress.step)
-        gradient_table.cut(folder.gradients, progress.step)
+        removed = _cut_logs(folder, progress.step)
         write_job(folder, job, versions())
     except OSError as error:
         raise BadInput(f"{folder.path}: cannot be used ({error}), expected a folder for the run") from error
     return Opened(lock, progress, resumed, rejected, removed, changed, aside)
+
+
+def reopen(request: Request, before: Progress, progress: Progress) -> Opened:
+    """Claim the folder for a new rank 0, and cut the logs back to `before`; what follows that is written down again.
+
+    Raises `BadInput` where the folder cannot be used. The rank 0 before may still be about to end.
+    """
+    folder = request.folder
+    deadline = time.monotonic() + CLAIM_SECONDS
+    while True:
+        try:
+            lock = claim(folder.path)
+            break
+        except BadInput:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    try:
+        removed = _cut_logs(folder, before.step)
+    except OSError as error:
+        raise BadInput(f"{folder.path}: cannot be used ({error}), expected a folder for the run") from error
+    return Opened(lock, progress, None, [], removed, [], None)
+
+
+def _cut_logs(folder: RunFolder, step: int) -> int:
+    removed = cut(folder.metrics, step)
+    for path in folder.path.glob("examples/rank_*.jsonl"):
+        cut(path, step)
+    tensorboard.cut(folder.events, step)
+    gradient_table.cut(folder.gradients, step)
+    return removed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,6 +13,7 @@ from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.state import ReplicaState
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches
+from distrain.data.order import Batch, drawn
 from distrain.data.select import select
 from distrain.data.source import Source
 from distrain.errors import EXIT_DONE, EXIT_STOPPED, BadInput
@@ -26,8 +28,9 @@ from distrain.model.build import Trained, build
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint
 from distrain.step.train_step import build_train_step
-from distrain.train.opening import Request, open_run
+from distrain.train.opening import Opened, Request, open_run, reopen
 from distrain.train.schedule import Schedule, make_schedule
+from distrain.train.standing import Done, described, foremost, taken_over
 from distrain.train.stop import StopRequest
 from distrain.train.summary import announce, conclude
 from distrain.train.trainer import Trainer
@@ -55,15 +58,26 @@ class Parts:
     state: ReplicaState
 
 
-def run(request: Request, started: Started, stop: StopRequest) -> int:
+@dataclass
+class Kept:
+    """What a worker keeps when its world changes: what it has built, and its trainer, with the state."""
+
+    parts: Parts | None = None
+    trainer: Trainer | None = None
+
+
+def run(request: Request, started: Started, stop: StopRequest, kept: Kept | None = None) -> int:
     """Train the job in the world that was joined; returns the exit code. Collective.
 
-    Raises `errors.RunEnds` on all ranks alike where the run ends before its last step.
+    Raises `errors.RunEnds` on all ranks alike where the run ends before its last step, `errors.WorldChanged` where it
+    is to go on in another world, with what is in `kept` then.
     """
     job, world, control = request.job, started.world, started.control
+    kept = kept or Kept()
     watch = Watch(job.parallel.stall_timeout.seconds, rank=world.rank)
-    parts = agreed(control, lambda: build_parts(job, started))
-    collectives: Collectives = AloneCollectives() if world.size == 1 else HorovodCollectives(started.horovod)
+    parts = kept.parts = agreed(control, lambda: kept.parts or build_parts(job, started))
+    alone = world.size == 1 and started.membership is None
+    collectives: Collectives = AloneCollectives() if alone else HorovodCollectives(started.horovod)
     saver = Saver(
         request.folder.checkpoints,
         parts.state,
@@ -72,15 +86,15 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
         versions=versions(),
         after=[request.folder.metrics],
     )
-    opened = agreed(control, lambda: open_run(request, saver) if world.rank == 0 else None)
-    progress = Progress(**control.gather(None if opened is None else asdict(opened.progress))[0])
-    cut(request.folder.examples(world.rank), progress.step)
-    collectives.broadcast(list(parts.state.variables.values()))
+    opening = _open(request, started, parts, saver, kept.trainer)
+    cut(request.folder.examples(world.rank), opening.before.step)
+    collectives.broadcast(list(parts.state.variables.values()), opening.root)
 
-    trainer = _trainer(request, started, stop, parts, collectives, saver, watch, progress)
+    trainer = kept.trainer = _trainer(request, started, stop, parts, collectives, saver, watch, opening.progress)
+    trainer.done = opening.done
     workers = control.gather(inventory())
-    if opened is not None:
-        announce(opened, trainer.recorder, parts.schedule, parts.trained, world, workers)
+    if opening.opened is not None:
+        announce(opening.opened, trainer.recorder, parts.schedule, parts.trained, world, workers, opening.resized)
         for caveat in parts.training.caveats:
             trainer.recorder.line(f"note: {caveat}")
     try:
@@ -95,10 +109,49 @@ def run(request: Request, started: Started, stop: StopRequest) -> int:
         _finish_writing(saver)
         trainer.recorder.close()
         watch.close()
-    if opened is not None:
+        if opening.opened is not None:
+            opening.opened.release()
+    if opening.opened is not None:
         conclude(request, trainer.progress, parts.schedule, finished=finished)
-        opened.release()
     return EXIT_DONE if finished else EXIT_STOPPED
+
+
+@dataclass(frozen=True)
+class Opening:
+    """From where a world goes on: from rank `root`'s state at `progress`, with what is left to do about a step.
+
+    The logs were cut back to `before`. `opened` is rank 0's hold on the folder.
+    """
+
+    opened: Opened | None
+    progress: Progress
+    before: Progress
+    root: int = 0
+    done: Done | None = None
+    resized: bool = False
+
+
+def _open(request: Request, started: Started, parts: Parts, saver: Saver, trainer: Trainer | None) -> Opening:
+    """Go on from what some rank still holds, else from the newest checkpoint. Collective. Raises `BadInput` on all."""
+    world, control = started.world, started.control
+    standings: list[Any] = [None]
+    if started.membership is not None:
+        standings = control.gather(None if trainer is None else described(trainer.progress, trainer.done))
+    root = foremost(standings)
+    if root is None:
+        opened = agreed(control, lambda: open_run(request, saver) if world.rank == 0 else None)
+        progress = Progress(**control.gather(None if opened is None else asdict(opened.progress))[0])
+        return Opening(opened, progress, progress)
+
+    def indices(batch: Batch) -> list[int]:
+        training = parts.training
+        share = {"rank": world.rank, "size": world.size, "examples": len(training), "seed": request.job.seed}
+        return drawn(batch, **share, order=training.order)
+
+    progress, done = taken_over(standings[root], indices)
+    before = progress if done is None else done.before
+    opened = agreed(control, lambda: reopen(request, before, progress) if world.rank == 0 else None)
+    return Opening(opened, progress, before, root, done, resized=True)
 
 
 def _finish_writing(saver: Saver) -> None:
@@ -185,6 +238,8 @@ def _trainer(
         ),
         stop=stop,
         watch=watch,
+        membership=started.membership,
+        buffers=[] if started.membership is None else parts.trained.buffers(),
         validate=_validation(parts, evaluate, started),
         draw=_drawing(request, parts.validation, evaluate, world.rank),
     )

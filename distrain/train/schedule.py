@@ -8,9 +8,8 @@ from distrain.checkpoint.store import Progress
 from distrain.data.batches import Plan
 from distrain.data.order import Batch, batch_at, epoch_steps
 from distrain.errors import BadInput
-from distrain.job.schema import Train
+from distrain.job.schema import DEFAULT_BATCH_SIZE, Train
 
-BATCH_SIZE = 8
 EPOCHS = 10
 
 
@@ -62,7 +61,7 @@ def make_schedule(train: Train, *, examples: int, seed: int, size: int) -> Sched
     if train.batch_size_per_worker is not None:
         batch_size = train.batch_size_per_worker * size
     else:
-        batch_size = BATCH_SIZE if train.batch_size is None else train.batch_size
+        batch_size = DEFAULT_BATCH_SIZE if train.batch_size is None else train.batch_size
     if batch_size < size:
         raise BadInput(f"'train.batch_size' is {batch_size}, expected at least one example for each of {size} workers")
     if train.remainder == "drop" and batch_size > examples:

@@ -20,9 +20,15 @@ def announce(
     trained: Trained,
     world: World,
     workers: list[dict[str, Any]],
+    resized: bool,
 ) -> None:
     """Say what begins or goes on, and record it as an event with what each of the `workers` runs on."""
     progress = opened.progress
+    place = (progress.step, schedule.epoch(progress), progress.position)
+    if resized:
+        recorder.line(f"{world.size} workers from step {progress.step} on")
+        recorder.event("resized", *place, world_size=world.size, workers=workers)
+        return
     how = "1 worker" if world.size == 1 else f"{world.size} workers ({world.controller})"
     recorder.line(
         f"{trained.model.count_params():,} parameters, {schedule.examples:,} examples, batches of "
@@ -32,7 +38,6 @@ def announce(
         recorder.line(f"moved the old run to {opened.aside}")
     for found in opened.rejected:
         recorder.line(f"passed over {found.path}: {found.why_not}")
-    place = (progress.step, schedule.epoch(progress), progress.position)
     if opened.resumed is None:
         recorder.event("started", *place, world_size=world.size, workers=workers)
         return

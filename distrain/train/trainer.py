@@ -9,22 +9,25 @@ from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from distrain.checkpoint.retention import with_best
 from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches, LocalBatch
-from distrain.data.order import mix_all
-from distrain.errors import BadInput, Diverged, RunEnds, RunFailed
+from distrain.data.order import Batch, mix_all
+from distrain.errors import BadInput, Diverged, RunEnds, RunFailed, WorldChanged
 from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
 from distrain.step.fingerprint import Fingerprint
-from distrain.step.train_step import BAD, FAILED, FLAGS, SAVE, STOP, StepResult, TrainStep, measured_of
+from distrain.step.train_step import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, TrainStep, measured_of
 from distrain.train.schedule import Schedule
+from distrain.train.standing import Done
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.control import Control, agree, agreed
+from distrain.world.elastic import Membership
 from distrain.world.topology import World
 
 
@@ -33,7 +36,8 @@ class Trainer:
     """One rank's training; everything it does that involves other ranks, all ranks do in the same order.
 
     `validate` gives loss and metrics (collective), `draw` makes rank 0's picture of an epoch; `unsaved` is why rank 0
-    could not write a checkpoint, where that ends the run.
+    could not write a checkpoint, where that ends the run. In a world that may change there is a `membership`, `buffers`
+    are the weights that a forward pass changes, and `done` a step about which something is left to do.
     """
 
     job: Job
@@ -49,46 +53,68 @@ class Trainer:
     recorder: Recorder
     stop: StopRequest
     watch: Watch
+    membership: Membership | None
+    buffers: list[tf.Variable]
     validate: Callable[[], dict[str, float]] | None
     draw: Callable[[int], None]
     unsaved: RunEnds | None = None
+    done: Done | None = None
 
     def train(self) -> bool:
         """Train on from `progress`. True once the run is finished, False where it was asked to stop before.
 
         The state is saved in both cases. Raises on all ranks alike: `BadInput` where examples cannot be read,
-        `RunFailed` where files cannot be written or ranks differ, `Diverged`.
+        `RunFailed` where files cannot be written or ranks differ, `Diverged`, `WorldChanged`.
         """
         self._clock = time.monotonic()
         self._seconds = 0.0
         self.verify()
-        stopping = self.schedule.finished(self.progress)
+        stopping = self.schedule.finished(self.progress) if self.done is None else self.after(self.done)
         while not stopping:
-            before = self.progress
             self.watch.doing("reading examples", alone=True)
             local = self.batches.next()
             self.watch.doing("a step")
-            result = self.make_step(local)
-            self.watch.doing("writing down a step", after=self.progress.step, alone=self.world.rank == 0)
-            self.record(before, local, result)
-            finished = self.schedule.finished(self.progress)
-            if finished or self.ends_epoch(local):
-                self.end_epoch(local)
-            if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
-                self.verify()
-            stopping = finished or self.asked(result, STOP)
-            if stopping:
-                self.save(finished=finished)
-            elif self.asked(result, SAVE) or self.save_due(before) or self.progress.best_step != before.best_step:
-                self.begin_save()
+            stopping = self.after(self.make_step(local))
         return self.schedule.finished(self.progress)
 
-    def make_step(self, local: LocalBatch) -> StepResult:
+    def after(self, done: Done) -> bool:
+        """What is due after a step; True where the run ends with it. May be done again, by another world.
+
+        Raises `WorldChanged` on all ranks where the launcher wants another one.
+        """
+        before, result = done.before, done.result
+        self.progress = done.after
+        self.watch.doing("writing down a step", after=self.progress.step, alone=self.world.rank == 0)
+        self.record(done)
+        finished = self.schedule.finished(self.progress)
+        if finished or self.ends_epoch(done.batch):
+            self.end_epoch(done)
+        if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
+            self.verify()
+        stopping = finished or self.asked(result, STOP)
+        if stopping:
+            self.save(finished=finished)
+        elif self.asked(result, SAVE) or self.save_due(before) or self.progress.best_step != before.best_step:
+            self.begin_save()
+        self.done = None
+        if self.asked(result, RESIZE) and not stopping:
+            raise WorldChanged
+        return stopping
+
+    def make_step(self, local: LocalBatch) -> Done:
         """One step of all ranks. Raises on all where one of them has failed, and where the run has diverged."""
-        result = self.step(local.images, local.labels, local.weights, self.random_key(), self.flags(local))
+        buffers = [buffer.numpy() for buffer in self.buffers]
+        try:
+            result = self.step(local.images, local.labels, local.weights, self.random_key(), self.flags(local))
+        except Exception:
+            # The forward pass has changed them already; all else waits for what all ranks give.
+            for buffer, value in zip(self.buffers, buffers, strict=True):
+                buffer.assign(value)
+            raise
         if self.asked(result, FAILED):
             self.fail(local)
-        self.progress = advanced(self.progress, local, result)
+        before, self.progress = self.progress, advanced(self.progress, local, result)
+        self.done = done = Done(before, self.progress, local.batch, local.indices, self.batches.waited, result)
         if self.asked(result, BAD):
             self.report_bad(local)
         if self.progress.skipped_in_row >= self.job.train.max_bad_steps:
@@ -98,19 +124,19 @@ class Trainer:
                 f"{self.progress.step}, position {self.progress.position}; the last good state is saved",
                 agreed=True,
             )
-        return result
+        return done
 
     def report_bad(self, local: LocalBatch) -> None:
         """Record the examples that any rank skipped. Raises `BadInput` on all ranks where they become too many."""
         bad = [report for reports in self.control.gather([list(report) for report in local.bad]) for report in reports]
         step, _, position = self.place()
         for index, reason in bad:
-            self.recorder.event("bad_example", step, self.epoch_of(local), position, index=index, reason=reason)
+            self.recorder.event("bad_example", step, self.epoch_of(local.batch), position, index=index, reason=reason)
         limit = self.job.data.max_bad_examples
         if self.progress.epoch_bad > limit:
             self.save(finished=False)
             raise BadInput(
-                f"{self.progress.epoch_bad} examples of epoch {self.epoch_of(local)} could not be read, "
+                f"{self.progress.epoch_bad} examples of epoch {self.epoch_of(local.batch)} could not be read, "
                 f"'data.max_bad_examples' is {limit}; the last: {bad[-1][1]}",
                 agreed=True,
             )
@@ -140,6 +166,7 @@ class Trainer:
             and every.due(Cursor(0, 0, self._seconds), Cursor(0, 0, now), epoch_examples=self.schedule.examples)
         )
         self._seconds = now
+        flags[RESIZE] = self.membership is not None and self.membership.changed
         return flags
 
     def asked(self, result: StepResult, flag: int) -> bool:
@@ -151,12 +178,11 @@ class Trainer:
         value = mix_all(self.job.seed, self.progress.step, self.world.rank)
         return np.array([value & 0xFFFFFFFF, value >> 32], np.uint32)
 
-    def record(self, before: Progress, local: LocalBatch, result: StepResult) -> None:
+    def record(self, done: Done) -> None:
         """Write down what the step gave."""
-        measured = measured_of(result) if self.world.rank == 0 else None
-        self.recorder.step(
-            self.cursor(before), self.cursor(self.progress), local, result, self.batches.waited, measured
-        )
+        before, after = self.cursor(done.before), self.cursor(done.after)
+        measured = measured_of(done.result) if self.world.rank == 0 else None
+        self.recorder.step(before, after, done.batch, done.indices, done.result, done.waited, measured)
 
     def cursor(self, progress: Progress) -> Cursor:
         """Where a run stands, for what is due: behind an epoch's dropped remainder the next one has begun."""
@@ -166,17 +192,17 @@ class Trainer:
         """Step, epoch and position that the run has come to."""
         return self.progress.step, self.schedule.epoch(self.progress), self.progress.position
 
-    def ends_epoch(self, local: LocalBatch) -> bool:
+    def ends_epoch(self, batch: Batch) -> bool:
         """True where the next batch belongs to another epoch."""
-        return self.schedule.epoch(self.progress) > self.epoch_of(local)
+        return self.schedule.epoch(self.progress) > self.epoch_of(batch)
 
-    def epoch_of(self, local: LocalBatch) -> int:
-        return local.batch.start // self.schedule.examples
+    def epoch_of(self, batch: Batch) -> int:
+        return batch.start // self.schedule.examples
 
-    def end_epoch(self, local: LocalBatch) -> None:
+    def end_epoch(self, done: Done) -> None:
         """Record the epoch's mean loss where it is over, validate, draw."""
-        progress, epoch = self.progress, self.epoch_of(local)
-        if self.ends_epoch(local):
+        progress, epoch = self.progress, self.epoch_of(done.batch)
+        if self.ends_epoch(done.batch):
             mean = progress.epoch_loss / progress.epoch_examples if progress.epoch_examples else None
             self.recorder.epoch(progress.step, epoch, progress.position, mean)
             self.recorder.advise(

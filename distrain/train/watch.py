@@ -34,7 +34,8 @@ class Watch:
         self._alone = False
         self._since = time.monotonic()
         self._closed = threading.Event()
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
 
     def doing(self, what: str, *, after: int | None = None, alone: bool = False) -> None:
         """Say what this rank does from now on, `after` which step; `alone`: without waiting for other ranks."""
@@ -44,6 +45,8 @@ class Watch:
     def close(self) -> None:
         """Watch no longer."""
         self._closed.set()
+        # First the thread, which would set the other one going again.
+        self._thread.join()
         faulthandler.cancel_dump_traceback_later()
 
     def _run(self) -> None:

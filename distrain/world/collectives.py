@@ -22,8 +22,8 @@ class Collectives(Protocol):
         """The element-wise maximum over ranks."""
         ...
 
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
-        """Give all ranks rank 0's values. Not inside a `tf.function`."""
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
+        """Give all ranks the values of rank `root`. Not inside a `tf.function`."""
         ...
 
 
@@ -36,7 +36,7 @@ class AloneCollectives:
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return tensor
 
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
         pass
 
 
@@ -53,6 +53,6 @@ class HorovodCollectives:
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return self._hvd.allreduce(tensor, op=self._hvd.Max, name="distrain.maximum")
 
-    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+    def broadcast(self, variables: Sequence[tf.Variable], root: int = 0) -> None:
         for number, variable in enumerate(variables):
-            variable.assign(self._hvd.broadcast(variable, root_rank=0, name=f"distrain.broadcast.{number}"))
+            variable.assign(self._hvd.broadcast(variable, root_rank=root, name=f"distrain.broadcast.{number}"))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrain.errors import BadInput
+from distrain.errors import BadInput, RunFailed
 from distrain.world.control import AloneControl, BytesControl, Control
+from distrain.world.elastic import ELASTIC, Membership, is_elastic
 from distrain.world.memory import keep_freed_memory
 from distrain.world.topology import World
 from distrain.world.versions import versions
@@ -24,14 +25,16 @@ from distrain.world.versions import versions
 # from depending on timing; yielding while idle keeps ranks that share cores from stealing them from each other.
 HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
 SHARED_CORES_SETTINGS = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+REJOIN_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Launched:
-    """What the environment says about how this process was started."""
+    """What the environment says about how this process was started; `elastic`: its world may change."""
 
     controller: str
     size: int
+    elastic: bool = False
 
 
 def launched(environment: Mapping[str, str]) -> Launched:
@@ -42,19 +45,50 @@ def launched(environment: Mapping[str, str]) -> Launched:
             continue
         if not text.isdecimal() or int(text) < 1:
             raise BadInput(f"environment variable {name}: expected a number of workers, got '{text}'")
-        if int(text) > 1:
-            return Launched(controller, int(text))
+        elastic = controller == "gloo" and is_elastic(environment)
+        if int(text) > 1 or elastic:
+            return Launched(controller, int(text), elastic)
     return Launched("none", 1)
 
 
 class Started:
     """This process's place in a running world, and its control plane. Close it when all is done."""
 
-    def __init__(self, world: World, control: Control, close: Callable[[], None], horovod: Any = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        control: Control,
+        close: Callable[[], None],
+        horovod: Any = None,
+        membership: Membership | None = None,
+    ) -> None:
         self.world = world
         self.control = control
         self.horovod = horovod
         self.close = close
+        self.membership = membership
+
+    def rejoin(self, seconds: float) -> bool:
+        """Leave a world that has changed and join the new one, with those that are left and those that come.
+
+        `world` and `control` are the new one's then. False where this worker is not part of it. Raises `RunFailed`
+        where that takes longer than `seconds`, or does not succeed.
+        """
+        assert self.membership is not None
+        for _ in range(REJOIN_ATTEMPTS):
+            self.close()
+            place = self.membership.next_place(seconds)
+            if place is None:
+                return False
+            os.environ.update(place)
+            try:
+                self.horovod.init()
+            except (ValueError, RuntimeError):
+                continue  # another one has left meanwhile
+            found = Launched("gloo", int(place["HOROVOD_SIZE"]), elastic=True)
+            self.world = _world(self.horovod, found)
+            return True
+        raise RunFailed(f"no new world was formed in {REJOIN_ATTEMPTS} attempts")
 
 
 def start(environment: Mapping[str, str]) -> Started:
@@ -94,7 +128,14 @@ def _bind_mpi() -> None:
 
 
 def _start_gloo(found: Launched) -> Started:
+    membership = None
+    if found.elastic:
+        membership = Membership(os.environ)
+        # Places are asked for here, not in Horovod's initialisation, which cannot tell a removal from a failure.
+        os.environ.pop(ELASTIC)
     horovod = _initialised_horovod()
+    if membership is not None:
+        membership.listen()
 
     def gather_bytes(data: bytes) -> list[bytes]:
         import tensorflow as tf
@@ -104,7 +145,7 @@ def _start_gloo(found: Launched) -> Started:
         ends = sizes.cumsum()
         return [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
-    return Started(_world(horovod, found), BytesControl(gather_bytes), horovod.shutdown, horovod)
+    return Started(_world(horovod, found), BytesControl(gather_bytes), horovod.shutdown, horovod, membership)
 
 
 def _initialised_horovod() -> Any:

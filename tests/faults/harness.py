@@ -150,7 +150,8 @@ class Bench:
                 one.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
-        return end(process, 90).code
+        # Before the first step a stopped worker is noticed after `watch.FIRST_SECONDS`.
+        return end(process).code
 
     def finish(self, case: Case, run: Path) -> Ended:
         """Start the same command again, untouched, to its end."""

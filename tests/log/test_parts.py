@@ -178,3 +178,11 @@ def test_nothing_is_written_of_nothing(tmp_path: Path) -> None:
     cut(tmp_path / "none", 3)
     assert read(tmp_path / "none") is None
     assert _names(tmp_path) == []
+
+
+def test_a_step_without_rows_is_none(tmp_path: Path) -> None:
+    """A world of 1 has nothing to tell of its ranks."""
+    table = PartedTable(tmp_path)
+    table.append({"step": np.empty(0, np.int64)})
+    table.close()
+    assert list(tmp_path.iterdir()) == []

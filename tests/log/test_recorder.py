@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from distrain.data.batches import LocalBatch
 from distrain.data.order import Batch
 from distrain.gradients.measures import MEASURES, measures
 from distrain.job.duration import Cursor
@@ -27,7 +26,6 @@ from distrain.step.train_step import FLAGS, StepResult
 from tests.measured import NAMES, moments, ranks
 
 EPOCH = 20  # steps, of 8 examples
-IMAGE = np.zeros((0, 4, 4, 1), np.float32)
 
 
 def _recorder(folder: Path, shown: io.StringIO | None = None, **options: Any) -> Recorder:
@@ -53,15 +51,11 @@ def _result() -> StepResult:
     )
 
 
-def _local(step: int) -> LocalBatch:
-    return LocalBatch(Batch(8 * (step - 1), 8), [], IMAGE, np.zeros(0, np.int32), np.zeros(0, np.float32), None)
-
-
 def _steps(recorder: Recorder, first: int, last: int, every: int = 1, **changed: Any) -> None:
     for step in range(first, last + 1):
         measured = (moments(step, **changed), ranks(step)) if step % every == 0 else None
         before, after = Cursor(step - 1, 8 * (step - 1)), Cursor(step, 8 * step)
-        recorder.step(before, after, _local(step), _result(), 0.0, measured)
+        recorder.step(before, after, Batch(8 * (step - 1), 8), [], _result(), 0.0, measured)
 
 
 def _records(folder: Path, kind: str) -> list[dict[str, Any]]:

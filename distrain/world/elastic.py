@@ -1,0 +1,60 @@
+"""A worker's membership in a world that changes while it runs; the driver in Horovod's launcher holds the list.
+
+Of Horovod's own elastic part only that driver is used, and the service by which it tells of new hosts. The rest is done
+here: its wrapper swallows the errors of grouped allreduces, and its states for TensorFlow do not send the weights.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from distrain.errors import RunFailed
+
+ELASTIC = "HOROVOD_ELASTIC"
+# What the driver gives to a worker, in the order of its answer.
+PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
+
+
+class Membership:
+    """Asks the driver for this worker's place, and hears of changes."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        server = f"{environment['HOROVOD_GLOO_RENDEZVOUS_ADDR']}:{environment['HOROVOD_GLOO_RENDEZVOUS_PORT']}"
+        # The slot's name stays what it was at first, whatever place the worker has later.
+        slot = f"{environment['HOROVOD_HOSTNAME']}:{environment['HOROVOD_LOCAL_RANK']}"
+        self._url = f"http://{server}/rank_and_size/{slot}"
+        self.changed = False
+
+    def listen(self) -> None:
+        """Begin to hear of hosts that come or are taken away; the driver tells rank 0 alone."""
+        from horovod.common.elastic import notification_manager
+
+        notification_manager.init()
+        notification_manager.register_listener(self)
+
+    def on_hosts_updated(self, timestamp: int, update: Any) -> None:
+        """What Horovod's service calls, in a thread of its own."""
+        self.changed = True
+
+    def next_place(self, seconds: float) -> dict[str, str] | None:
+        """Wait until all that are left of the world ask for their place; returns it as environment variables.
+
+        None where this worker is no longer part of it. Raises `RunFailed` where there is no answer in time.
+        """
+        # What is told from now on is not in the answer.
+        self.changed = False
+        try:
+            with urllib.request.urlopen(self._url, timeout=seconds) as answer:  # noqa: S310 - the launcher's own
+                numbers = answer.read().decode().split(",")
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise RunFailed(f"the launcher gives no place in the new world ({error})") from error
+        place = {f"HOROVOD_{name}": number for name, number in zip(PLACE, numbers, strict=True)}
+        return None if int(place["HOROVOD_RANK"]) < 0 else place
+
+
+def is_elastic(environment: Mapping[str, str]) -> bool:
+    """True where the launcher lets the world change."""
+    return environment.get(ELASTIC) == "1"
