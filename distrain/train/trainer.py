@@ -248,6 +248,8 @@ class Trainer:
     def begin_save(self) -> None:
         """Have rank 0 copy the state and write a checkpoint of it while training goes on."""
         if self.world.rank == 0:
+            # As in `save`: a run that goes on from it must find all rows up to it.
+            self.recorder.flush()
             self.watch.doing("waiting for the checkpoint before", alone=True)
             self.note(self.saver.begin(self.progress, epoch=self.schedule.epoch(self.progress)))
 
@@ -269,6 +271,9 @@ class Trainer:
                 # Before the checkpoint: a run that goes on from it must find all rows up to it.
                 self.recorder.flush()
                 self.saver.save(self.progress, epoch=self.schedule.epoch(self.progress), finished=finished)
+            if self.recorder.failure is not None:
+                # There may be no further step to tell the others by.
+                raise self.recorder.failure
 
         self.watch.doing("saving a checkpoint", alone=self.world.rank == 0)
         agreed(self.control, write)
