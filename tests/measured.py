@@ -36,8 +36,13 @@ def moments(step: int = 1, *, groups: int = 2, **changed: Any) -> Moments:
 
 
 def ranks(step: int = 1, losses: tuple[float, ...] = (0.5, 0.625)) -> RankMoments:
-    """Those of ranks with these losses, plus something small that is now one rank's and now the other's."""
+    """Those of ranks with these losses, plus something small that is now one rank's and now the other's.
+
+    A single one tells nothing, as in a world of 1.
+    """
     count = len(losses)
+    if count == 1:
+        return RankMoments(np.arange(0), np.empty(0), np.empty(0), np.arange(0))
     small = 0.01 * np.random.default_rng(step).normal(size=count)
     return RankMoments(
         np.arange(count), np.array(losses) + small, np.array(losses) + 1 + small, np.full(count, 8 // count)

@@ -51,7 +51,9 @@ class Augmenter:
         if options.contrast > 0:
             mean = image.mean(dtype=np.float64)
             offset += mean * (1 - factor)
-        return Example(image * np.float32(factor) + np.float32(offset), np.ascontiguousarray(label))
+        return Example(
+            image * np.float32(factor) + np.float32(offset), label if label.ndim == 0 else np.ascontiguousarray(label)
+        )
 
     def _turned(
         self, image: FloatArray, label: npt.NDArray[np.int32], words: npt.NDArray[np.uint64]

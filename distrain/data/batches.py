@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distrain.data.order import Batch, batch_at, drawn
+from distrain.data.pool import empty
 from distrain.data.provider import FloatArray, LabelArray
 from distrain.data.source import Source
 from distrain.errors import BadInput
@@ -105,8 +106,9 @@ class Batches:
         bad = tuple((index, str(error)) for index, error in errors)
         if not good:
             return replace(self._empty(batch, indices, None), bad=bad)
-        images = np.stack([example.image for example in good])
-        labels = np.stack([example.label for example in good])
+        spec = self._source.spec
+        images = np.stack([example.image for example in good], out=empty((len(good), *spec.image_shape), np.float32))
+        labels = np.stack([example.label for example in good], out=empty((len(good), *spec.label_shape), np.int32))
         return LocalBatch(batch, indices, images, labels, np.ones(len(good), np.float32), bad=bad)
 
     def _empty(self, batch: Batch, indices: list[int], error: BadInput | None) -> LocalBatch:

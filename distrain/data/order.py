@@ -94,10 +94,13 @@ class ByShard:
         shards, starts = self._permuted(seed, epoch)
         along = self._along(places.astype(np.int64))
         turns = np.searchsorted(starts, along, side="right") - 1
-        result = np.empty(len(places), np.uint64)
-        for number, (turn, place) in enumerate(zip(turns.tolist(), along.tolist(), strict=True)):
-            result[number] = self._index(int(shards[turn]), place - int(starts[turn]), seed, epoch)
-        return result
+        blocks, within = np.divmod(along - starts[turns], self.sharding.block)
+        result = np.empty(len(places), np.int64)
+        # Each block that occurs is permuted at once.
+        for turn, block in set(zip(turns.tolist(), blocks.tolist(), strict=True)):
+            inside = (turns == turn) & (blocks == block)
+            result[inside] = self._shuffled(int(shards[turn]), block, within[inside], seed, epoch)
+        return result.astype(np.uint64)
 
     def _along(self, places: Integers) -> Integers:
         """Places along the permuted shards; the first lanes are longer by one where the epoch is not full."""
@@ -122,13 +125,13 @@ class ByShard:
         self._shards = {**dict(list(self._shards.items())[-1:]), (seed, epoch): (shards, starts)}
         return shards, starts
 
-    def _index(self, shard: int, place: int, seed: int, epoch: int) -> int:
-        block = place // self.sharding.block
+    def _shuffled(self, shard: int, block: int, within: Integers, seed: int, epoch: int) -> Integers:
+        """The indices at places [n] within a block of a shard."""
         first = block * self.sharding.block
         length = min(self.sharding.block, self.sharding.counts[shard] - first)
-        within = np.array([place - first], np.uint64)
-        shuffled = permute(within, examples=length, seed=mix_all(seed, shard, block), epoch=epoch)
-        return int(self._firsts[shard]) + first + int(shuffled[0])
+        places = permute(within.astype(np.uint64), examples=length, seed=mix_all(seed, shard, block), epoch=epoch)
+        indices: Integers = places.astype(np.int64) + (int(self._firsts[shard]) + first)
+        return indices
 
 
 def drawn(batch: Batch, *, rank: int, size: int, examples: int, seed: int, order: Order | None = None) -> list[int]:

@@ -65,7 +65,7 @@ def _expanded(name: str, key: str, wanted: Wanted) -> list[str]:
 
 def _remote(name: str, key: str, wanted: Wanted) -> list[str]:
     """As for a local name; one that ends like a file is not looked for, since reading it will tell."""
-    if not glob.has_magic(name) and wanted.usable(name):
+    if not glob.has_magic(name) and wanted.usable(name) and os.path.splitext(name)[1]:
         return [name]
     found = listed(name, wanted.what)
     return found if found == [name] else _usable(found, key, f"{shown(name)} matches", wanted)

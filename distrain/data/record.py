@@ -28,16 +28,16 @@ def encoded(example: Example) -> bytes:
     )
 
 
-def decoded(payload: bytes, name: str) -> Example:
+def decoded(payload: bytes | memoryview, name: str) -> Example:
     """The example of a record that `encoded` made; nothing is checked but that it is one."""
     features = example_message.parsed(payload, name)
 
     def array(key: str) -> npt.NDArray[np.generic]:
-        data, kind = (example_message.feature(features, part, name) for part in (key, f"{key}/dtype"))
-        shape = features[f"{key}/shape"].int64_list.value
-        assert isinstance(data, bytes), key
-        assert isinstance(kind, bytes), key
-        return np.frombuffer(data, np.dtype(kind.decode()).newbyteorder("<")).reshape(tuple(shape))
+        data, shape, kind = (example_message.feature(features, key + part, name) for part in ("", "/shape", "/dtype"))
+        assert isinstance(data, memoryview), key
+        assert isinstance(shape, np.ndarray), key
+        assert isinstance(kind, memoryview), key
+        return np.frombuffer(data, np.dtype(str(kind, "ascii")).newbyteorder("<")).reshape(shape.tolist())
 
     return Example(array("image").astype(np.float32, copy=False), array("label").astype(np.int32))
 

@@ -15,6 +15,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
+from distrain.data.pool import empty
 from distrain.errors import BadInput
 
 IMAGE = "an image"
@@ -86,7 +89,7 @@ def opened(path: str, what: str = IMAGE) -> Iterator[BinaryIO]:
         yield file
 
 
-def read(path: str, start: int, length: int, what: str, *, known: Status | None = None) -> bytes:
+def read(path: str, start: int, length: int, what: str, *, known: Status | None = None) -> memoryview:
     """The `length` bytes from byte `start` on; all of them, or `BadInput`.
 
     With `known`, a local file that is no longer as it was then is refused.
@@ -94,7 +97,7 @@ def read(path: str, start: int, length: int, what: str, *, known: Status | None 
     if is_url(path):
         with _remote_errors(path, what):
             data: bytes = _filesystem(path, what).cat_file(path, start=start, end=start + length)
-        return _whole(path, data, start, length)
+        return _whole(path, memoryview(data), len(data), start, length)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -105,15 +108,17 @@ def read(path: str, start: int, length: int, what: str, *, known: Status | None 
         status = _checked(path, os.fstat(descriptor), what)
         if known is not None and status != known:
             raise BadInput(f"{shown(path)}: has changed since it was opened, expected data that stays as it is")
+        # Not more memory than the file can fill, whatever a header claims.
+        view = empty((max(0, min(length, status.size - start)),), np.uint8).data
+        done = 0
         # One call reads at most 2 GiB.
-        parts = [os.pread(descriptor, length, start)]
-        while parts[-1] and sum(map(len, parts)) < length:
-            parts.append(os.pread(descriptor, length - sum(map(len, parts)), start + sum(map(len, parts))))
-    except OSError as error:
+        while done < len(view) and (count := os.preadv(descriptor, [view[done:]], start + done)):
+            done += count
+    except (OSError, OverflowError) as error:
         raise unreadable(path, error, what) from error
     finally:
         os.close(descriptor)
-    return _whole(path, parts[0] if len(parts) == 1 else b"".join(parts), start, length)
+    return _whole(path, view, done, start, length)
 
 
 def listed(pattern: str, what: str) -> list[str]:
@@ -148,10 +153,10 @@ def _empty(path: str, what: str) -> BadInput:
     return BadInput(f"{shown(path)}: is empty (0 bytes), expected {what}")
 
 
-def _whole(path: str, data: bytes, start: int, length: int) -> bytes:
-    if len(data) != length:
+def _whole(path: str, data: memoryview, count: int, start: int, length: int) -> memoryview:
+    if count != length:
         raise BadInput(
-            f"{shown(path)}: is cut short: {len(data)} bytes at byte {start}, expected {length}; it is damaged, or "
+            f"{shown(path)}: is cut short: {count} bytes at byte {start}, expected {length}; it is damaged, or "
             "has changed since it was opened"
         )
     return data

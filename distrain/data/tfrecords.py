@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -117,7 +117,7 @@ class TFRecords:
         image = image_values(name, pixels, normalise=self._normalise, value_range=self._value_range)
         return Example(image, self._label(features, name, image.shape[:2]))
 
-    def _label(self, features: Mapping[str, Any], name: str, size: tuple[int, ...]) -> LabelArray:
+    def _label(self, features: Mapping[str, memoryview], name: str, size: tuple[int, ...]) -> LabelArray:
         values = self._array(features, self._fields.label, name, indices=True)
         if values.dtype.kind == "i" and values.ndim == 1 and len(values) == int(np.prod(size)):
             values = values.reshape(size)
@@ -130,26 +130,26 @@ class TFRecords:
             )
         return classified(name, values, self._classes, self._label_values)
 
-    def _array(self, features: Mapping[str, Any], key: str, name: str, *, indices: bool) -> Array:
+    def _array(self, features: Mapping[str, memoryview], key: str, name: str, *, indices: bool) -> Array:
         value = example_message.feature(features, key, name)
-        if not isinstance(value, bytes):
+        if not isinstance(value, memoryview):
             return value
-        if f"{key}/shape" not in features and pictures.is_encoded(value):
-            return pictures.decode(name, value, indices=indices)
+        if f"{key}/shape" not in features and pictures.is_encoded(bytes(value[:8])):
+            return pictures.decode(name, bytes(value), indices=indices)
         shape, dtype = self._fields.shape, self._fields.dtype
         if f"{key}/shape" in features:
             said = example_message.feature(features, f"{key}/shape", name)
-            shape = () if isinstance(said, bytes) else tuple(int(length) for length in said)
+            shape = () if isinstance(said, memoryview) else tuple(int(length) for length in said)
         if f"{key}/dtype" in features:
             kind = example_message.feature(features, f"{key}/dtype", name)
-            dtype = kind.decode("ascii", "replace") if isinstance(kind, bytes) else ""
+            dtype = str(kind[:16], "ascii", "replace") if isinstance(kind, memoryview) else ""
         if shape is None:
             raise BadInput(f"{name}: feature '{key}' is raw bytes of unknown shape, expected 'image_shape' in the job")
         if dtype not in _DTYPES:
             raise BadInput(f"{name}: feature '{key}' is of dtype '{dtype}', expected one of {', '.join(_DTYPES)}")
         return _raw(value, shape, dtype, f"{name}: feature '{key}'")
 
-    def _records(self, shard: int) -> Generator[bytes, None, None]:
+    def _records(self, shard: int) -> Generator[memoryview, None, None]:
         opened_shard = self._shards[shard]
         return (
             payload
@@ -205,7 +205,7 @@ def may_be_shard(path: str) -> bool:
     return not name.endswith(_NO_SHARDS) and not name.startswith(".")
 
 
-def _raw(data: bytes, shape: tuple[int, ...], dtype: str, name: str) -> Array:
+def _raw(data: memoryview, shape: tuple[int, ...], dtype: str, name: str) -> Array:
     count = 1
     for length in shape:
         count *= length

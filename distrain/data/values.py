@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distrain.data.formats.files import Array
+from distrain.data.pool import empty
 from distrain.data.provider import FloatArray, LabelArray
 from distrain.errors import BadInput
 
@@ -117,7 +118,9 @@ def _looked_up(pixels: Array, values: Sequence[int]) -> LabelArray:
     if bits <= 16:
         # All values that a pixel can have fit into a table; its dtype is passed over by looking at the bits alone.
         lowest = -(1 << bits - 1) if pixels.dtype.kind == "i" else 0
-        return _table(tuple(values), bits, lowest).take(pixels.view(f"u{pixels.dtype.itemsize}"))
+        table = _table(tuple(values), bits, lowest)
+        # Every place is within the table; "clip" only spares the check, and a copy of the result with it.
+        return table.take(pixels.view(f"u{pixels.dtype.itemsize}"), out=empty(pixels.shape, np.int32), mode="clip")
     distinct, inverse = np.unique(pixels, return_inverse=True)
     place_of = {value: place for place, value in enumerate(values)}
     places = np.array([place_of.get(value, -1) for value in distinct.tolist()], np.int32)

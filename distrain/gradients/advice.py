@@ -147,7 +147,7 @@ def _pays(scale: NoiseScale, batch_size: int, workers: int) -> str:
     if scale.high < batch_size:
         return "larger batches hardly pay"
     if scale.low < batch_size:
-        return f"too few steps to tell whether larger batches pay ({scale.steps})"
+        return f"{scale.steps} steps do not tell whether larger batches pay"
     if math.isinf(scale.high):
         return f"larger batches pay up to {_number(scale.low)} at least"
     most = scale.value * workers / batch_size

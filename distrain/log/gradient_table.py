@@ -1,8 +1,8 @@
 """The gradients' statistics over time, in a run's folder `gradients/`: who writes them, and who reads them.
 
 `variables/` has a row for each measured step and variable, and one named "(all)" over them: step, epoch, variable and
-`MEASURES`. `ranks/` has a row for each measured step and rank: step, epoch, rank, examples, loss and norm. What cannot
-be told is NaN. `pandas.read_parquet("RUN/gradients/variables")` reads all of it. No TensorFlow here.
+`MEASURES`. `ranks/`, of several workers, has one for each measured step and rank: step, epoch, rank, examples, loss and
+norm. What cannot be told is NaN. `pandas.read_parquet("RUN/gradients/variables")` reads all of it. No TensorFlow here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class GradientTable:
         self._ranks = PartedTable(folder / RANKS)
 
     def write(self, step: int, epoch: int, measured: dict[str, Floats], ranks: RankMoments) -> None:
-        """Add a step's `MEASURES`, [variables + 1] each, and what its ranks saw."""
+        """Add a step's `MEASURES`, [variables + 1] each, and what its ranks saw, in a world of 1 nothing."""
         columns = {name: measured[name].astype(self._dtype) for name in MEASURES}
         self._variables.append({**_place(step, epoch, len(self._numbers)), "variable": self._numbers, **columns})
         self._ranks.append(

@@ -52,13 +52,13 @@ class PartedTable:
         self._written_at = clock()
 
     def append(self, columns: Columns) -> None:
-        """Add the rows of one step: equally long arrays under the same names each time.
+        """Add the rows of one step, if any: equally long arrays under the same names each time.
 
         They are kept as they are until they are written: a step must not wait for more. What `words` names is
         numbers into its texts.
         """
         if not len(columns["step"]):
-            return  # of the ranks of a world of 1 there is nothing to tell
+            return  # all ranks whose turn it was had no examples
         if not self._begun:
             self._written, self._begun = self._taken_up(), True
             self._count = 0 if self._written is None else self._written.num_rows

@@ -85,7 +85,7 @@ def test_one_worker_is_told_without_what_needs_two(tmp_path: Path, capsys: pytes
     assert not any("stands out" in line for line in lines)
     found = _json(tmp_path, capsys)
     assert found["variables"][-1]["noise_scale"] is None
-    assert found["ranks"][0]["loss_to_others"] is None
+    assert found["ranks"] == []
 
 
 def test_the_newest_advice_is_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +106,20 @@ def test_the_newest_steps_count(tmp_path: Path, capsys: pytest.CaptureFixture[st
         table.write(step, 9, measures(moments(step, norm_squares=np.array([4.0, 0.0, 9.0]))), ranks(step))
     table.close()
     assert _json(tmp_path, capsys)["variables"][0]["variable"] == "down/bias"
+
+
+def test_a_norm_that_has_grown_is_compared_with_the_steps_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path)
+    table = GradientTable(folder.gradients, NAMES, "float32")
+    for step in range(1, 301):
+        squares = np.array([4.0, 1.0 if step <= 100 else 1e4, 9.0])
+        table.write(step, 0, measures(moments(step, norm_squares=squares)), ranks(step))
+    table.close()
+    worst = _json(tmp_path, capsys)["variables"][0]
+    assert worst["variable"] == "down/bias"
+    assert worst["attention"][0] == {"rule": "exploding", "text": "norm 1e+02 times that of before"}
 
 
 def test_a_run_without_statistics_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

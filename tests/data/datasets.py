@@ -104,9 +104,9 @@ def hdf5_chunked(folder: Path, images: Pixels, labels: Pixels) -> Options:
     half = len(images) // 2
     for number, part in enumerate((slice(0, half), slice(half, None))):
         with h5py.File(folder / f"{number}.h5", "w") as file:
-            shape = (5, *images.shape[1:])
             for name, array in (("set/x", images[part]), ("set/y", labels[part])):
-                file.create_dataset(name, data=array, chunks=shape, compression="gzip", fletcher32=True)
+                chunks = (min(5, half), *array.shape[1:])
+                file.create_dataset(name, data=array, chunks=chunks, compression="gzip", fletcher32=True)
     arrays = {"image_array": "set/x", "label_array": "set/y"}
     return {"provider": "hdf5", "files": str(folder), **arrays, "classes": CLASSES, "shuffle": 8}
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from distrain.data.batches import Batches, LocalBatch, Plan
+from distrain.data.pack import Packing, pack
 from distrain.data.select import select
 from distrain.data.source import Source
 from distrain.errors import BadInput
 from distrain.world.topology import World
 from tests.data.datasets import CLASSES, FORMATS, Options, options_of, pixels, provider_of
+from tests.support import make_job
 
 COUNT, SIZE = 23, 8
 
@@ -133,3 +135,32 @@ def test_files_that_change_under_a_running_job_are_an_error_that_names_them(
     assert all(str(tmp_path) in text and len(text.splitlines()) == 1 for text in seen)
     words = {"gone": "no such file", "changed": "changed", "cut short": "cut short|changed"}[harm]
     assert any(word in seen[-1] for word in words.split("|")), seen[-1]
+
+
+@pytest.mark.parametrize("name", ["class_folders", "npy", "npz", "hdf5", "hdf5_chunked"])
+def test_whole_images_with_a_class_each_are_read_and_packed(name: str, tmp_path: Path) -> None:
+    images, labels = pixels(COUNT, SIZE)
+    whole = labels[:, 0, 0] if name != "class_folders" else labels
+    (tmp_path / "data").mkdir()
+    options = FORMATS[name](tmp_path / "data", images, whole)
+    provider = provider_of(options)
+    assert provider.spec.label_shape == ()
+    pack(Packing(provider, {}, 2, "none", 1), tmp_path / "packed", done=lambda count: None)
+    packed = provider_of({"provider": "tfrecords", "files": str(tmp_path / "packed")})
+    assert packed.spec == provider.spec
+    for index in range(COUNT):
+        one, other = provider.read(index), packed.read(index)
+        assert np.array_equal(one.image, other.image)
+        assert one.label.shape == other.label.shape == ()
+        assert int(one.label) == int(other.label)
+        assert one.label.dtype == other.label.dtype
+    if name != "class_folders":
+        assert [int(provider.read(index).label) for index in range(COUNT)] == labels[:, 0, 0].tolist()
+    image, label = _augmented(options).read(0, 0)
+    assert (image.shape, label.shape) == ((SIZE, SIZE, 1), ())
+
+
+def _augmented(options: Options) -> Source:
+    augment = {"quarter_turns": True, "elastic": 1}
+    job = make_job(data={"train": options, "augment": augment})
+    return select(job.data.train, key="data.train", seed=7, training=True, data=job.data)

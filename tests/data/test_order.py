@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distrain.data.order import Batch, batch_at, drawn, epoch_steps, mix, permute
+from distrain.data.order import Batch, ByShard, batch_at, drawn, epoch_steps, mix, permute
+from distrain.data.provider import Sharding
 
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 10**6)
@@ -155,6 +156,68 @@ def test_neighbours_are_torn_apart(examples: int) -> None:
     distances = np.concatenate([np.abs(np.diff(order)) for order in orders])
     error = distances.std() / len(distances) ** 0.5
     assert abs(distances.mean() - (examples + 1) / 3) < 4 * error
+
+
+SHARDINGS = st.builds(
+    Sharding,
+    st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any).map(tuple),
+    st.integers(1, 70),
+    st.integers(1, 20),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(sharding=SHARDINGS, seed=SEEDS, epoch=EPOCHS)
+def test_the_order_by_shard_is_a_bijection(sharding: Sharding, seed: int, epoch: int) -> None:
+    examples = sum(sharding.counts)
+    order = ByShard(sharding).indices(np.arange(examples, dtype=np.uint64), seed=seed, epoch=epoch)
+    assert np.array_equal(np.sort(order), np.arange(examples))
+
+
+@settings(max_examples=50, deadline=None)
+@given(sharding=SHARDINGS, seed=SEEDS, epoch=EPOCHS, batch_size=st.integers(1, 100), data=st.data())
+def test_the_order_by_shard_is_the_same_whoever_reads_and_wherever_it_starts(
+    sharding: Sharding, seed: int, epoch: int, batch_size: int, data: st.DataObject
+) -> None:
+    examples = sum(sharding.counts)
+    whole = ByShard(sharding).indices(np.arange(examples, dtype=np.uint64), seed=seed, epoch=epoch).tolist()
+    together: list[int] = []
+    for batch in _epoch(examples, batch_size, "keep", epoch=epoch):
+        size = data.draw(st.integers(1, 64))
+        order = ByShard(sharding)  # as after a restart
+        for rank in range(size):
+            together += drawn(batch, rank=rank, size=size, examples=examples, seed=seed, order=order)
+    assert together == whole
+
+
+def test_the_order_by_shard_goes_through_lanes_and_blocks() -> None:
+    """Four lanes of one shard each; a shard's blocks come in their order, shuffled within."""
+    order = ByShard(Sharding((32,) * 4, 8, 4)).indices(np.arange(128, dtype=np.uint64), seed=7, epoch=0)
+    lanes = order.astype(np.int64).reshape(32, 4).T
+    assert sorted(lane[0] // 32 for lane in lanes) == [0, 1, 2, 3]
+    for lane in lanes:
+        assert len(set(lane // 32)) == 1
+        for block in range(4):
+            inside = lane[8 * block : 8 * block + 8] % 32
+            assert sorted(inside) == list(range(8 * block, 8 * block + 8))
+    assert any((np.diff(lane) < 0).any() for lane in lanes)
+    other = ByShard(Sharding((32,) * 4, 8, 4)).indices(np.arange(128, dtype=np.uint64), seed=7, epoch=1)
+    assert np.count_nonzero(order == other) < 20
+
+
+def test_shards_of_a_huge_data_set_cost_no_more_than_their_number() -> None:
+    sharding = Sharding((10**9,) * 1000, 1000, 8)
+    tracemalloc.start()
+    try:
+        order = ByShard(sharding)
+        batch = batch_at(7 * 10**12 + 123_456, examples=10**12, batch_size=64, remainder="keep")
+        indices = drawn(batch, rank=1, size=3, examples=10**12, seed=7, order=order)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(set(indices)) == 21
+    assert max(indices) < 10**12
+    assert peak < 500_000
 
 
 def test_mix_is_splitmix64() -> None:

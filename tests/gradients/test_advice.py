@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distrain.gradients.advice import NoiseScale, advise, efficiency, noise_scale, student
+from distrain.gradients.advice import NoiseScale, _ratio_interval, advise, efficiency, noise_scale, student
 from distrain.gradients.measures import Floats, signal_and_noise
 
 NOISE = 60.0  # trace of the covariance of one example's gradient
@@ -33,6 +33,19 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(steps: int, signal: f
         covered.append(found.low <= NOISE / signal <= found.high)
     # 95 %, three standard errors of 400 draws to each side.
     assert 0.917 <= np.mean(covered) <= 0.983
+
+
+@pytest.mark.parametrize("bottom", [3.0, 0.5, -0.5, 0.0])
+@pytest.mark.parametrize("top", [2.0, 0.3])
+@pytest.mark.parametrize("covariance", [-0.2, 0.0, 0.2])
+def test_the_interval_holds_the_ratios_that_are_compatible(top: float, bottom: float, covariance: float) -> None:
+    spread = np.array([[0.25, covariance], [covariance, 0.25]])
+    low, high = _ratio_interval(top, bottom, spread, 2.0)
+    ratios = np.linspace(0, 100, 100_001)
+    errors = np.sqrt(spread[0, 0] - 2 * ratios * covariance + ratios**2 * spread[1, 1])
+    compatible = ratios[np.abs(top - ratios * bottom) <= 2 * errors]
+    assert low == pytest.approx(compatible.min(), abs=2e-3)
+    assert (high == pytest.approx(compatible.max(), abs=2e-3)) if compatible.max() < 100 else (high > 100)
 
 
 def test_a_clear_signal_is_bounded_on_both_sides_and_none_at_all_on_one() -> None:
@@ -109,7 +122,7 @@ def test_a_batch_beyond_it() -> None:
 def test_a_batch_within_the_interval_is_no_reason_for_anything() -> None:
     for low, high in ((2.0, 40.0), (2.0, math.inf), (0.0, math.inf)):
         text, _ = _advised(12.0, low, high)
-        assert "too few steps to tell whether larger batches pay (64)" in text
+        assert "64 steps do not tell whether larger batches pay" in text
     assert "1 to 2 times as fast" in text
 
 

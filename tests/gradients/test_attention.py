@@ -55,7 +55,7 @@ def test_one_odd_step_is_no_finding() -> None:
 
 def test_a_cosine_of_one_dimension_that_is_now_1_and_now_minus_1_turns_nowhere() -> None:
     recent = _recent({})
-    recent["alignment"][:, 0] = np.where(np.arange(STEPS) % 20 < 9, 1.0, -1.0)  # its median is -1, its mean -0.1
+    recent["alignment"][:, 0] = np.where(np.arange(STEPS) % 20 < 8, 1.0, -1.0)  # its median is -1, its mean about 0
     assert _rules(recent) == [[]]
     recent["alignment"][:, 0] = np.where(np.arange(STEPS) % 20 < 5, 1.0, -1.0)
     assert _rules(recent) == [["turning back"]]

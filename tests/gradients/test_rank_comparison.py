@@ -61,6 +61,12 @@ def test_of_three_one_that_has_it_easy_is_named_and_of_two_the_other() -> None:
     assert _named(odd_ranks(*_seen(2, 1, loss={1: 0.3}))) == [(0, "loss")]
 
 
+def test_a_rank_is_judged_by_how_much_it_differs_not_by_how_steadily() -> None:
+    """Without noise all ranks differ from the mean of the others, at every step alike."""
+    losses = np.tile([1.0, 1.0, 3.0], (STEPS, 1))
+    assert _named(odd_ranks(np.arange(3), losses, losses, np.ones_like(losses))) == [(2, "loss")]
+
+
 def test_two_bad_ones_of_six_are_both_named_the_worse_first() -> None:
     assert _named(odd_ranks(*_seen(6, 1, loss={2: 2.0, 4: 4.0}))) == [(4, "loss"), (2, "loss")]
 

@@ -110,6 +110,7 @@ def test_a_run_that_went_on_has_the_same_rows_as_one_never_touched(
         _append(table, begin, reached)
         table.flush()
         cut(tmp_path, checkpoint)
+        assert _steps(tmp_path) == list(range(1, checkpoint + 1))
         begin = checkpoint + 1
     table = _table(tmp_path, rows=rows)
     _append(table, begin, 20)
@@ -171,7 +172,9 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_nothing_is_written_of_nothing(tmp_path: Path) -> None:
-    _table(tmp_path / "none").close()
+    table = _table(tmp_path / "none")
+    table.append({name: values[:0] for name, values in _rows(1).items()})
+    table.close()
     cut(tmp_path / "none", 3)
     assert read(tmp_path / "none") is None
     assert _names(tmp_path) == []

@@ -87,12 +87,15 @@ def test_what_cannot_be_told_is_absent(tmp_path: Path) -> None:
     unknown = np.full(3, np.nan)
     recorder = _recorder(tmp_path)
     _steps(recorder, 1, 1, groups=1, signal=unknown, noise=unknown, previous_squares=np.zeros(3), products=np.zeros(3))
+    recorder.distributions(1)
     _steps(recorder, 2, 2, signal=np.array([-3.0, 1.0, 1.0]))  # no signal above the noise: an infinite noise scale
     recorder.close()
     first, second = _records(tmp_path, "step")
     assert {"update_ratio", "coherence"} == set(IN_STEPS) & first.keys()
     assert set(IN_STEPS) - second.keys() == {"noise_scale"}
     assert second["snr"] == 0
+    tags = {tag for tag in _tags(tmp_path) if tag.startswith("gradients/variables/")}
+    assert tags == {f"gradients/variables/{name}" for name in ("norm", "mean_norm", "update_ratio", "coherence")}
     frame = pd.read_parquet(tmp_path / "gradients" / "variables")
     assert frame.alignment[frame.step == 1].isna().all()
     assert np.isinf(frame.noise_scale[(frame.step == 2) & (frame.variable == "(all)")]).all()

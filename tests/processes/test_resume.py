@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -46,6 +47,12 @@ def same(run: Path, other: Path) -> None:
     assert first["finished"]
     assert second["finished"]
     assert exact(run) == exact(other)
+    tables = sorted(path.name for path in (other / "gradients").iterdir())
+    assert tables == (["ranks", "variables"] if second["world_size"] > 1 else ["variables"])
+    for table in tables:
+        rows = [pd.read_parquet(folder / "gradients" / table) for folder in (run, other)]
+        assert set(rows[0].step) == set(range(1, 33))
+        pd.testing.assert_frame_equal(*rows)
 
 
 def test_more_epochs_go_on_from_the_end_of_fewer(uninterrupted: tuple[str, Path], tmp_path: Path) -> None:

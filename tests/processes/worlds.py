@@ -102,9 +102,9 @@ def train(way: str, *arguments: str | Path, cwd: Path | None = None) -> Ended:
     return end(begin(way, *arguments, cwd=cwd))
 
 
-def trained(way: str, *arguments: str | Path) -> None:
+def trained(way: str, *arguments: str | Path, cwd: Path | None = None) -> None:
     """Run `distrain train` to its end, which must be a good one."""
-    ended = train(way, *arguments)
+    ended = train(way, *arguments, cwd=cwd)
     assert ended.code == 0, (ended.code, ended.output[-3000:], ended.errors[-3000:])
 
 

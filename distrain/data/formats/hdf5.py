@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyfive
+from pyfive.core import InvalidHDF5File
 
 from distrain.data.formats.files import MAX_SAMPLES, Array, Shape, damaged, decoding, not_supported, require_kind
 from distrain.data.formats.npy import Stored
@@ -38,6 +39,7 @@ _ERRORS = (
     EOFError,
     struct.error,
     zlib.error,
+    InvalidHDF5File,
 )
 _log = logging.getLogger("pyfive")
 _log.setLevel(logging.ERROR)
@@ -67,7 +69,7 @@ class Chunked:
 def dataset(path: str, name: str) -> Stored | Chunked:
     """The dataset `name` of a file, from its headers. Raises `BadInput`."""
     status = regular(path, WHAT)
-    require_kind(path, read(path, 0, min(8, status.size), WHAT), "HDF5")
+    require_kind(path, bytes(read(path, 0, min(8, status.size), WHAT)), "HDF5")
     with decoding(path, "HDF5", _ERRORS):
         file = pyfive.File(io.BufferedReader(_Spans(path, status), _AHEAD))
         if name not in file:

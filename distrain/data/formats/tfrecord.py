@@ -3,7 +3,7 @@
 A shard has no directory. An index beside it (`NAME.index`), made once, tells where each record starts, so that any can
 be read alone; where the shard is compressed as a whole, the index counts bytes of what it holds.
 
-The index is one line of text, padded to a multiple of 8 bytes,
+The index is one line of text, padded to 256 bytes,
 
     distrain-index 1 {"compression": "none", "records": 3, "size": 1234, "length": 1234}
 
@@ -25,6 +25,7 @@ from typing import BinaryIO, Protocol
 
 import google_crc32c
 import numpy as np
+import numpy.typing as npt
 
 from distrain.data.storage import Status, is_url, one_line, opened, read, regular, shown
 from distrain.errors import BadInput
@@ -35,6 +36,7 @@ SUFFIX = ".index"
 FRAME = 16  # bytes of a record beside its payload
 LONGEST = 1 << 31  # of a record, in bytes
 _MAGIC = b"distrain-index 1 "
+_HEAD = 256
 _LENGTH = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _OFFSET = np.dtype("<u8")
@@ -54,7 +56,7 @@ class Shard:
     status: Status
     index_status: Status
 
-    def record(self, number: int) -> bytes:
+    def record(self, number: int) -> memoryview:
         """The payload of a record of a shard that is not compressed. Raises `BadInput`."""
         start, stop = self.span(number)
         frame = read(self.path, start, stop - start, WHAT, known=self.status)
@@ -74,7 +76,7 @@ def _mismatch(index: str, seen: str) -> BadInput:
     return BadInput(f"{shown(index)}: does not fit its shard ({seen}): make it anew by 'distrain data index'")
 
 
-def masked_crc(data: bytes | np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
+def masked_crc(data: bytes | npt.NDArray[np.uint8]) -> int:
     """The checksum that TFRecord stores: a CRC-32C, turned and shifted so that a CRC of data with CRCs stays useful."""
     crc = int(google_crc32c.value(data))
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -86,20 +88,20 @@ def framed(payload: bytes) -> bytes:
     return b"".join((length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))))
 
 
-def checked(frame: bytes, name: str) -> bytes:
-    """The payload of a whole record, both checksums verified. Raises `BadInput`."""
+def checked(frame: bytes | memoryview, name: str) -> memoryview:
+    """The payload of a whole record, both checksums verified; a view of `frame`. Raises `BadInput`."""
     length = _payload_length(frame, name)
     if length != len(frame) - FRAME:
         raise BadInput(f"{name}: is of {length} bytes, expected {len(frame) - FRAME} by its index")
-    payload = frame[12:-4]
+    payload = np.frombuffer(frame, np.uint8)[12:-4]
     if masked_crc(payload) != _CRC.unpack_from(frame, len(frame) - 4)[0]:
         raise BadInput(f"{name}: does not match its checksum, expected an undamaged record")
-    return payload
+    return memoryview(frame)[12:-4]
 
 
-def _payload_length(head: bytes, name: str) -> int:
+def _payload_length(head: bytes | memoryview, name: str) -> int:
     length, crc = _LENGTH.unpack_from(head)
-    if masked_crc(head[:8]) != crc:
+    if masked_crc(bytes(head[:8])) != crc:
         raise BadInput(f"{name}: no record starts here (its length does not match its checksum)")
     if length + FRAME > LONGEST:
         raise BadInput(f"{name}: claims {length} bytes, expected at most {LONGEST - FRAME}")
@@ -126,7 +128,7 @@ def compression_of(path: str) -> str:
     raise BadInput(f"{shown(path)}: does not begin with a record, expected a TFRecord file, plain or of gzip or zlib")
 
 
-def records(path: str, compression: str, *, known: Status | None = None) -> Iterator[tuple[int, bytes]]:
+def records(path: str, compression: str, *, known: Status | None = None) -> Iterator[tuple[int, memoryview]]:
     """Each record's start and payload, from the shard's beginning, all checksums verified. Raises `BadInput`.
 
     The file stays open until the iterator is closed or comes to its end.
@@ -209,9 +211,9 @@ def open_shard(path: str, folder: str | None = None) -> Shard:
         )
     index_status = regular(index, INDEX)
     with opened(index, INDEX) as file:
-        line = file.readline(256)
+        line = file.read(_HEAD).partition(b"\n")[0] + b"\n"
     try:
-        if not line.startswith(_MAGIC) or not line.endswith(b"\n"):
+        if not line.startswith(_MAGIC) or len(line) != _HEAD:
             raise ValueError("its first line is not that of an index")
         said = json.loads(line[len(_MAGIC) :])
         values = [said[name] for name in ("records", "size", "length")]
@@ -252,7 +254,7 @@ def write_index(path: Path, ends: Iterable[int], compression: str, size: Callabl
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(bytes(256))
+            file.write(bytes(_HEAD))
             count, last = 0, 0
             file.write(struct.pack("<Q", 0))
             for end in ends:
@@ -262,7 +264,7 @@ def write_index(path: Path, ends: Iterable[int], compression: str, size: Callabl
             head = _MAGIC + json.dumps(said).encode()
             # The line keeps the place that was left for it.
             file.seek(0)
-            file.write(head.ljust(255) + b"\n")
+            file.write(head.ljust(_HEAD - 1) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
