@@ -1,7 +1,8 @@
 """Where a rank stands between two worlds, and which of them the new world goes on from: values and pure functions.
 
 Workers leave at any moment, so those that are left may stand one step apart: a step's allreduce may have come through
-on some only. Which of them is further is a matter of positions; what was still to be done after its step is done again.
+on some only. Which of them is further is a matter of positions. What is due after its step is done again: a rank that
+is gone, rank 0 above all, may not have come to it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from distrain.step.train_step import StepResult
 
 @dataclass(frozen=True)
 class Done:
-    """A step that was made, with what is still to be done about it: written down, validated, saved.
+    """A step that was made, with what it takes to do again what is due after it: write down, validate, save.
 
     `indices` are the examples that this rank drew, `waited` the seconds that it waited for them.
     """

@@ -37,7 +37,7 @@ class Trainer:
 
     `validate` gives loss and metrics (collective), `draw` makes rank 0's picture of an epoch; `unsaved` is why rank 0
     could not write a checkpoint, where that ends the run. In a world that may change there is a `membership`, `buffers`
-    are the weights that a forward pass changes, and `done` a step about which something is left to do.
+    are the weights that a forward pass changes, and `done` the last step: what is due after it may not be done.
     """
 
     job: Job
@@ -69,7 +69,7 @@ class Trainer:
         self._clock = time.monotonic()
         self._seconds = 0.0
         self.verify()
-        stopping = self.schedule.finished(self.progress) if self.done is None else self.after(self.done)
+        stopping = self.schedule.finished(self.progress) if self.done is None else self.after(self.done, again=True)
         while not stopping:
             self.watch.doing("reading examples", alone=True)
             local = self.batches.next()
@@ -77,10 +77,12 @@ class Trainer:
             stopping = self.after(self.make_step(local))
         return self.schedule.finished(self.progress)
 
-    def after(self, done: Done) -> bool:
-        """What is due after a step; True where the run ends with it. May be done again, by another world.
+    def after(self, done: Done, *, again: bool = False) -> bool:
+        """What is due after a step; True where the run ends with it.
 
-        Raises `WorldChanged` on all ranks where the launcher wants another one.
+        `again`: in a new world, whatever had become of it: a rank that is gone may not have come to its part. Until the
+        next step is made no rank knows that all others have. Raises `WorldChanged` on all ranks where the launcher
+        wants another one.
         """
         before, result = done.before, done.result
         self.progress = done.after
@@ -96,8 +98,7 @@ class Trainer:
             self.save(finished=finished)
         elif self.asked(result, SAVE) or self.save_due(before) or self.progress.best_step != before.best_step:
             self.begin_save()
-        self.done = None
-        if self.asked(result, RESIZE) and not stopping:
+        if self.asked(result, RESIZE) and not stopping and not again:
             raise WorldChanged
         return stopping
 
