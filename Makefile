@@ -20,10 +20,11 @@ train: ## train a U-Net on generated images with two workers, about two minutes
 	@$(BIN)/distrain launch -n 2 -- train launch/jobs/circles.yaml --fresh
 
 test: check ## all checks and tests
-	$(BIN)/pytest -n 2 -m "not processes"
-	$(BIN)/pytest -n 2 --dist loadfile -m processes
+	$(BIN)/pytest -n 2 -m "not processes and not soak"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "processes and not soak"
 
 soak: check ## a hundred seeded faults against real worlds, compared with runs never touched; about half an hour
+	$(BIN)/pytest -m soak
 	$(BIN)/python -m tests.faults.soak
 
 check: ## format, lint and types

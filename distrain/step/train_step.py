@@ -233,14 +233,11 @@ def _set_random_states(states: Sequence[tf.Variable], key: tf.Tensor) -> None:
 
 
 def measured_of(result: StepResult) -> tuple[Moments, RankMoments] | None:
-    """What the step measured, on the host; None where it was not due."""
+    """What the step measured, on the host, the ranks' part empty in a world of 1; None where it was not due."""
     moments = as_moments(result.moments, result.groups, result.examples)
     if moments is None:
         return None
     told = np.asarray(result.told, np.float64)
-    if len(told) == 0:
-        # A world of 1, whose rank is all there is.
-        told = moments.examples * np.array([[float(result.loss), 1.0, np.sum(moments.local_squares)]])
     slots = np.flatnonzero(told[:, 1] > 0)
     losses, examples, squares = told[slots].T
     ranks = RankMoments(

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tests.processes.worlds import begin_program, end, inspect, left_over, records, trained, wait_for_record, write_job
 
-pytestmark = pytest.mark.processes
+pytestmark = pytest.mark.soak
 
 # Names of this machine's loopback interface, each of which stands for a host with one worker.
 HOSTS = ("localhost", "127.0.0.1", "127.1", "127.0.1", "0x7f.1", "0177.1", "2130706433")

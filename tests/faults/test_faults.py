@@ -15,7 +15,8 @@ import pytest
 from tests.faults.harness import STALL_SECONDS, Bench, Case, World, differences
 from tests.processes.worlds import begin_program, end, inspect, left_over, records, wait_for_record
 
-pytestmark = pytest.mark.processes
+# On one worker, which starts the runs that all are compared with once.
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("faults")]
 
 ALONE = World(1, "alone")
 TWO = World(2, "gloo")

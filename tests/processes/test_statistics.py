@@ -21,10 +21,11 @@ def _table(run: Path) -> pd.DataFrame:
     return pd.read_parquet(run / "gradients" / "variables").sort_values(["step", "variable"]).reset_index(drop=True)
 
 
-def test_the_same_groups_tell_the_same_in_worlds_of_1_2_and_4(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worlds", [(1, 2), pytest.param((2, 4), marks=pytest.mark.soak)])
+def test_the_same_groups_tell_the_same_in_worlds_of_1_2_and_4(tmp_path: Path, worlds: tuple[int, int]) -> None:
     """Four groups of two examples each: micro-batches of one worker, of two, or four workers."""
     tables = []
-    for workers in (1, 2, 4):
+    for workers in worlds:
         train = {"batch_size": 8, "epochs": None, "steps": 6, "precision": "float64", "accumulate": 4 // workers}
         folder = tmp_path / str(workers)
         folder.mkdir()

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tests.processes.worlds import inspect, trained, write_job
 
-pytestmark = pytest.mark.processes
+# On one worker, which starts the runs that all are compared with once.
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("ways")]
 
 TWO_WORKERS = ("launch", "launch-mpi", "horovodrun-mpi", "mpirun")
 
