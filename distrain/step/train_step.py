@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from distrain.data.provider import ExampleSpec
@@ -19,6 +18,7 @@ from distrain.gradients.running_mean import sum_of_squares
 from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution
 from distrain.model.build import Trained
 from distrain.model.unet import centre
+from distrain.step import rank_reports
 from distrain.step.update import Update
 from distrain.world.collectives import Collectives
 from distrain.world.topology import World
@@ -27,9 +27,6 @@ from distrain.world.topology import World
 STOP, SAVE, FAILED, RESIZE, BAD = range(5)
 FLAGS = 5
 
-# Ranks that tell of their own examples in one step. In larger worlds they take turns: the vector must not grow on.
-TELLING = 64
-
 
 class StepResult(NamedTuple):
     """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
@@ -37,9 +34,8 @@ class StepResult(NamedTuple):
     `flags` [5]: how many ranks raised STOP, SAVE, FAILED, RESIZE, and how many examples were skipped as BAD.
     `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
     gradient were not finite, or a rank had failed. `moments`: those of `GradientStatistics.update`, [0, variables]
-    where they are not kept or not due; `groups` () and `examples` () of the step belong to them. `told` [slots, 3]:
-    sums of losses and of examples, and of examples times squared gradient norms, of the ranks whose turn it was.
-    `measured_of` reads the last five.
+    where they are not kept or not due; `groups` () and `examples` () of the step belong to them. `reports` are
+    those of the ranks whose `turn` it was (see `rank_reports`). `measured_of` reads the last five.
     """
 
     loss: tf.Tensor
@@ -50,7 +46,7 @@ class StepResult(NamedTuple):
     moments: tf.Tensor
     groups: tf.Tensor
     examples: tf.Tensor
-    told: tf.Tensor
+    reports: tf.Tensor
     turn: tf.Tensor
 
 
@@ -87,18 +83,20 @@ def build_train_step(
         loss_sum, local, own = _accumulated(part, images, labels, weights, accumulate)
 
         count = tf.reduce_sum(weights)
-        turn = _turn(statistics, world)
-        told = _told(loss_sum, count, own, turn, world)
-        pieces = [tf.stack([loss_sum, count]), tf.cast(flags, dtype), own.squares, own.groups[None], told]
-        sizes = [2, FLAGS, own.squares.shape[0], 1, told.shape[0]]
+        turn, reports = tf.zeros([], tf.int64), tf.zeros([0, rank_reports.REPORT], dtype)
+        if statistics is not None and world.size > 1:
+            turn = rank_reports.turn_of(statistics.running_mean.count, world.size)
+            reports = rank_reports.report(loss_sum, count, own, turn, world)
+        sums = tf.stack([loss_sum, count, own.groups])
+        pieces = [sums, tf.cast(flags, dtype), own.squares, tf.reshape(reports, [-1])]
         # What the forward pass changed is averaged, not the values: frozen weights then keep every bit.
         changes = [
             (buffers[number] - buffers_before[number]) * tf.cast(count, buffers[number].dtype) for number in averaged
         ]
         summed = collectives.sum_group([*local, *changes, tf.concat(pieces, axis=0)])
-        (loss_sum, examples), flags, local_squares, (groups,), told = (
-            tf.unstack(piece) if number in (0, 3) else piece for number, piece in enumerate(tf.split(summed[-1], sizes))
-        )
+        sums, flags, local_squares, told = tf.split(summed[-1], [piece.shape[0] for piece in pieces])
+        loss_sum, examples, groups = tf.unstack(sums)
+        reports = tf.reshape(told, reports.shape)
         loss = loss_sum / examples
         gradients = [Gradient(total, examples) for total in summed[: len(variables)]]
         buffers_after = [
@@ -128,8 +126,7 @@ def build_train_step(
 
         applied = finite & (flags[FAILED] == 0)
         moments = tf.cond(applied, apply, skip)
-        told = tf.reshape(told, [-1, 3])
-        return StepResult(loss, applied, flags, learning_rate, squares, moments, groups, examples, told, turn)
+        return StepResult(loss, applied, flags, learning_rate, squares, moments, groups, examples, reports, turn)
 
     signature = [
         tf.TensorSpec([None, *spec.image_shape], tf.float32),
@@ -193,24 +190,6 @@ def _summed(part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
     return loss_sum, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def _turn(statistics: GradientStatistics | None, world: World) -> tf.Tensor:
-    """Which ranks tell of themselves in this step: those whose number divided by TELLING is this, int64 ()."""
-    turns = -(-world.size // TELLING)
-    if statistics is None or turns == 1:
-        return tf.zeros([], tf.int64)
-    return statistics.running_mean.count % turns
-
-
-def _told(loss_sum: tf.Tensor, count: tf.Tensor, own: Contribution, turn: tf.Tensor, world: World) -> tf.Tensor:
-    """This rank's losses, examples and squares at its place among all ranks' [slots * 3], in a world of several."""
-    if world.size == 1 or own.squares.shape[0] == 0:
-        return tf.zeros([0], count.dtype)
-    slots = min(world.size, TELLING)
-    mine = tf.cast(turn == world.rank // TELLING, count.dtype)
-    values = tf.math.multiply_no_nan(tf.stack([loss_sum, count, tf.reduce_sum(own.squares)]), mine)
-    return tf.reshape(tf.scatter_nd([[world.rank % TELLING]], values[None], [slots, 3]), [-1])
-
-
 def crop_labels(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """The labels that a prediction is about: for pixels, the central part of the prediction's size."""
     return labels if labels.shape.rank == 1 else centre(labels, logits)
@@ -237,13 +216,4 @@ def measured_of(result: StepResult) -> tuple[Moments, RankMoments] | None:
     moments = as_moments(result.moments, result.groups, result.examples)
     if moments is None:
         return None
-    told = np.asarray(result.told, np.float64)
-    slots = np.flatnonzero(told[:, 1] > 0)
-    losses, examples, squares = told[slots].T
-    ranks = RankMoments(
-        ranks=slots + TELLING * int(result.turn),
-        losses=losses / examples,
-        norms=np.sqrt(squares / examples),
-        examples=np.rint(examples).astype(np.int64),
-    )
-    return moments, ranks
+    return moments, rank_reports.read(result.reports, result.turn)

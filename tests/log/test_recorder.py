@@ -46,7 +46,7 @@ def _result() -> StepResult:
         moments=tf.zeros([0, 3], tf.float64),
         groups=tf.constant(2.0),
         examples=tf.constant(8.0),
-        told=tf.zeros([0, 3]),
+        reports=tf.zeros([0, 3]),
         turn=tf.zeros([], tf.int64),
     )
 

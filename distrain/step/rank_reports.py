@@ -1,0 +1,41 @@
+"""What each rank tells all others of its own examples, in the vector that the step's allreduce sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from distrain.gradients.measures import RankMoments
+from distrain.gradients.statistics import Contribution
+from distrain.world.topology import World
+
+# Ranks that report in one step. In larger worlds they take turns: the vector must not grow with them.
+PLACES = 64
+# Sums over the rank's examples: of losses, of ones, and of the squared norm of the gradient of each example's group.
+REPORT = 3
+
+
+def turn_of(steps: tf.Tensor, size: int) -> tf.Tensor:
+    """Whose turn it is after so many steps: of the ranks whose number divided by PLACES is this; int64 ()."""
+    return steps % -(-size // PLACES)
+
+
+def report(loss_sum: tf.Tensor, examples: tf.Tensor, own: Contribution, turn: tf.Tensor, world: World) -> tf.Tensor:
+    """This rank's report at its place among the others' [places, REPORT], zeros elsewhere and out of turn."""
+    mine = tf.cast(turn == world.rank // PLACES, examples.dtype)
+    # Out of turn even a loss that is not finite is zero: the place is another rank's.
+    values = tf.math.multiply_no_nan(tf.stack([loss_sum, examples, tf.reduce_sum(own.squares)]), mine)
+    return tf.scatter_nd([[world.rank % PLACES]], values[None], [min(world.size, PLACES), REPORT])
+
+
+def read(reports: tf.Tensor, turn: tf.Tensor) -> RankMoments:
+    """The reports of all whose turn it was, as the allreduce gave them, on the host, but for ranks without a share."""
+    values = np.asarray(reports, np.float64)
+    places = np.flatnonzero(values[:, 1] > 0)
+    losses, examples, squares = values[places].T
+    return RankMoments(
+        ranks=places + PLACES * int(turn),
+        losses=losses / examples,
+        norms=np.sqrt(squares / examples),
+        examples=np.rint(examples).astype(np.int64),
+    )
