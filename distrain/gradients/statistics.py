@@ -1,7 +1,7 @@
 """Gradient statistics: the running mean, and what each step measures, for any training loop.
 
 A loop of one's own calls `contribution` for its local gradients, sums what it gives over the workers together with
-the gradients (one allreduce), and calls `update` with the sums; README and documentation have an example.
+the gradients (one allreduce), and calls `update` with the sums; docs/gradient-statistics.md has an example.
 """
 
 from __future__ import annotations
@@ -166,12 +166,13 @@ class GradientStatistics:
         self, squares: tf.Tensor, local: tf.Tensor, groups: tf.Tensor, examples: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Take the step's estimates into the smoothed signal and noise, and return those; nan before the first."""
-        # One group tells nothing of the noise.
-        gain = tf.where(groups > 1, tf.constant(1 - self._smoothing, tf.float64), tf.zeros([], tf.float64))
+        # One group tells nothing of the noise, and a square that overflowed would stay in the averages for ever.
+        told = (groups > 1) & tf.reduce_all(tf.math.is_finite(local))
+        gain = tf.where(told, tf.constant(1 - self._smoothing, tf.float64), tf.zeros([], tf.float64))
         signal, noise = signal_and_noise(squares, local, tf.maximum(groups, 2), examples)
         weight = self._weight.assign_add((1 - self._weight) * gain)
         averages = (
-            average.assign_add((estimate - average) * gain)
+            average.assign_add(tf.math.multiply_no_nan(estimate - average, gain))
             for average, estimate in ((self._signal, signal), (self._noise, noise))
         )
         smoothed_signal, smoothed_noise = (average / weight for average in averages)

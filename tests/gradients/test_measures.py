@@ -97,6 +97,17 @@ def test_one_group_tells_nothing_of_the_noise() -> None:
     assert told["norm"].tolist() == [np.sqrt(3.0)] * 2
 
 
+def test_a_square_that_overflows_is_not_smoothed_in() -> None:
+    statistics = GradientStatistics([tf.Variable(tf.zeros(3))])
+    signals = []
+    for local in (8.0, np.inf, 8.0):
+        total = Contribution(tf.constant([local], tf.float32), tf.constant(2.0))
+        moments = as_moments(statistics.update([tf.ones(3)], total, tf.constant(2.0)), total.groups, tf.constant(2.0))
+        assert moments is not None
+        signals.append(moments.signal[0])
+    np.testing.assert_allclose(signals, signals[0])
+
+
 def _moments(**fields: npt.NDArray[np.float64]) -> Moments:
     moments = Moments(**dict.fromkeys(ROWS, np.ones(2)), groups=2, examples=8)
     return replace(moments, **fields)  # type: ignore[arg-type]  # arrays only
