@@ -211,7 +211,6 @@ class AdvanceOp : public OpKernel {
       OP_REQUIRES_OK(context, open(input++, gradient.shape(), &at.weight));
       OP_REQUIRES_OK(context, open(input++, gradient.shape(), &at.velocity));
     }
-    RefCountPtr<Var> base;
     if (measure && fold_) {
       pass |= kMeasure;
       if (input < context->num_inputs()) {
