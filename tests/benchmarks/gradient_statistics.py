@@ -160,12 +160,9 @@ class PerVariable(GradientStatistics):
     def advance(
         self,
         gradients: Sequence[Gradient],
-        squares: tf.Tensor,
-        contribution: Contribution,
-        examples: tf.Tensor,
-        *,
-        optimize: Callable[[], object] | None = None,
+        *unused: tf.Tensor | Contribution,
         momenta: Sequence[Momentum] | None = None,
+        **others: object,
     ) -> tf.Tensor:
         count = tf.cast(self.running_mean.count.assign_add(1), tf.float32)
         norms = self.fold([gradient.total / gradient.examples for gradient in gradients], count)
