@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from distrain.checkpoint.retention import Retention
-from distrain.checkpoint.state import Arrays, ReplicaState, not_finite, sha256, write
+from distrain.checkpoint.state import ReplicaState, Snapshot, not_finite, sha256, write
 from distrain.checkpoint.store import Found, Manifest, Progress, newest_valid, prune, recover, save
 from distrain.errors import Diverged, RunEnds, RunFailed
 
@@ -46,6 +46,7 @@ class Saver:
         self._after = after
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way)
         self._pending: Future[None] | None = None
+        self._snapshot: Snapshot | None = None
 
     def begin(self, progress: Progress, *, epoch: int) -> RunEnds | None:
         """Copy the state to the host and have it written while training goes on.
@@ -53,7 +54,7 @@ class Saver:
         Where the one before is still being written, waits for it; returns what became of that one, as `poll` does.
         """
         before = self.wait()
-        self._pending = self._executor.submit(self._write, self._state.arrays(), progress, epoch, False)
+        self._pending = self._executor.submit(self._write, self._copied(), progress, epoch, False)
         return before
 
     def save(self, progress: Progress, *, epoch: int, finished: bool) -> None:
@@ -63,7 +64,7 @@ class Saver:
         was still being written no longer matters: this one is newer.
         """
         self.wait()
-        self._write(self._state.arrays(), progress, epoch, finished)
+        self._write(self._copied(), progress, epoch, finished)
 
     def poll(self) -> RunEnds | None:
         """Why the checkpoint that was begun last could not be written, once, when that is known; does not wait."""
@@ -90,7 +91,15 @@ class Saver:
             self._state.restore(found.path)
         return found, rejected
 
-    def _write(self, arrays: Arrays, progress: Progress, epoch: int, finished: bool) -> None:
+    def _copied(self) -> Snapshot:
+        """The state as it is; nothing is being written, so the copy before it is needed no more."""
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self._state)
+        self._snapshot.take()
+        return self._snapshot
+
+    def _write(self, snapshot: Snapshot, progress: Progress, epoch: int, finished: bool) -> None:
+        arrays = snapshot.arrays
         name = not_finite(arrays)
         if name is not None:
             raise Diverged(f"'{name}' is not finite after step {progress.step}: no checkpoint is made of that")
@@ -106,17 +115,17 @@ class Saver:
             versions=self._versions,
         )
         try:
-            self._check_space(arrays)
-            save(self._folder, manifest, lambda folder: write(arrays, folder), after=self._after)
+            self._check_space(sum(array.nbytes for array in arrays.values()))
+            save(self._folder, manifest, lambda folder: write(snapshot.tensors, folder), after=self._after)
             prune(self._folder, self._retention.retained, newest=progress.step)
         except (OSError, MemoryError) as error:
             reason = "not enough memory" if isinstance(error, MemoryError) else error
             raise RunFailed(f"the checkpoint of step {progress.step} cannot be written: {reason}") from error
 
-    def _check_space(self, arrays: Arrays) -> None:
+    def _check_space(self, size: int) -> None:
         """Refuse before the disk is filled to the last byte, which would take the log's space too."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        needed = sum(array.nbytes for array in arrays.values()) + SPARE_BYTES
+        needed = size + SPARE_BYTES
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free:,} bytes free, {needed:,} needed)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,15 +65,42 @@ class ReplicaState:
             variable.assign(reader.get_tensor(name))
 
 
-def write(arrays: Arrays, folder: Path) -> None:
-    """Write arrays as TensorFlow checkpoint files. Raises `OSError` where that fails."""
-    names = list(arrays)
+class Snapshot:
+    """A copy of the state on the host, in memory that is taken once and used for one copy after another.
+
+    Fresh memory would cost several times what the copy does, and each conversion holds up whatever else runs in Python.
+    `arrays` and `tensors` are two views of it; both change with the next `take`.
+    """
+
+    def __init__(self, state: ReplicaState) -> None:
+        self._variables = state.variables
+        with tf.device("CPU:0"):
+            self.tensors: dict[str, tf.Tensor] = {
+                name: tf.raw_ops.Empty(shape=variable.shape, dtype=variable.dtype, init=False)
+                for name, variable in state.variables.items()
+            }
+        self.arrays: Arrays = {name: np.asarray(memoryview(tensor)) for name, tensor in self.tensors.items()}
+
+    def take(self) -> None:
+        """Copy the state as it is now."""
+        for name, array in self.arrays.items():
+            if array.nbytes:
+                # TensorFlow's tensors are read-only to all others, but these are nobody else's.
+                memory = memoryview((ctypes.c_char * array.nbytes).from_address(array.ctypes.data))
+                with tf.device("CPU:0"):
+                    value = self._variables[name].read_value()
+                np.copyto(np.frombuffer(memory, array.dtype).reshape(array.shape), memoryview(value))
+
+
+def write(values: Mapping[str, tf.Tensor | npt.NDArray[np.generic]], folder: Path) -> None:
+    """Write tensors or arrays as TensorFlow checkpoint files. Raises `OSError` where that fails."""
+    names = list(values)
     try:
         tf.raw_ops.SaveV2(
             prefix=str(folder / PREFIX),
             tensor_names=names,
             shape_and_slices=[""] * len(names),
-            tensors=[tf.constant(arrays[name]) for name in names],
+            tensors=[tf.convert_to_tensor(values[name]) for name in names],
         )
     except tf.errors.OpError as error:
         raise OSError(f"{folder}: cannot be written ({' '.join(error.message.split())})") from error
@@ -92,5 +120,6 @@ def sha256(arrays: Arrays, group: str) -> str:
     for name, array in arrays.items():
         if name.startswith(group + "/"):
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            # Bytes in place: a copy would hold up the training beside which a checkpoint is written.
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
