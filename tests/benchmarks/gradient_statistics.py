@@ -1,9 +1,13 @@
 """What the gradients' statistics cost in a step, by formulation, interleaved, beside a STREAM triad.
 
-    taskset -c 0 .venv/bin/python tests/benchmarks/gradient_statistics.py mlp|unet [--turns 20] [--only NAME ...]
+    .venv/bin/python tests/benchmarks/gradient_statistics.py mlp|unet|small [--turns 20] [--only NAME ...]
+    .venv/bin/horovodrun -np 2 .venv/bin/python tests/benchmarks/gradient_statistics.py unet --only on
 
-`mlp` has 25.2 million parameters and batches of 32, `unet` is the origin's with batches of 4 of 172 x 172. All variants
-take turns in one process. Printed for each: the median of its step, and of what it took more than `off` in the same
+`mlp` has 25.2 million parameters and batches of 32, `unet` is the origin's with batches of 4 of 172 x 172 a worker.
+Its step varies by more than the statistics cost: `small` is the same network with batches of 1 of 76 x 76, beside
+whose step their cost, which is that of its 23 variables, can be told.
+Each worker keeps to a core of its own. All variants take turns in one process, in another order each time, the same on
+all workers. Printed for each, by rank 0: the median of its step, and of what it took more than `off` in the same
 turn, as a share of the step and in triads (a[i] = b[i] + 3 c[i] over as many floats as there are parameters: 12 bytes
 each), in wall-clock time and in time of the processor, which other load on the machine disturbs less.
 
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -41,9 +46,9 @@ from distrain.gradients.statistics import Contribution, GradientStatistics
 from distrain.job.load import check_job
 from distrain.model.build import Trained, build
 from distrain.step.train_step import FLAGS, build_train_step
-from distrain.world.collectives import AloneCollectives
+from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.devices import prepare
-from distrain.world.memory import keep_freed_memory
+from distrain.world.start import start
 from distrain.world.topology import World
 
 Step = Callable[[], object]
@@ -57,12 +62,14 @@ void triad(float *a, const float *b, const float *c, long n) {
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=("mlp", "unet"))
+    parser.add_argument("model", choices=("mlp", "unet", "small"))
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these variants beside `off`")
     arguments = parser.parse_args()
-    keep_freed_memory()
-    prepare(World(), threads=1, deterministic=False)
+    started = start(os.environ)
+    world = started.world
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[world.local_rank]})
+    prepare(world, threads=1, deterministic=False)
     variants: dict[str, dict[str, Any]] = {
         "off": {"kind": None},
         "on": {"kind": GradientStatistics},
@@ -74,18 +81,24 @@ def main() -> None:
     }
     if arguments.only is not None:
         variants = {name: options for name, options in variants.items() if name in ("off", *arguments.only)}
-    steps = {name: make_step(arguments.model, **options) for name, options in variants.items()}
+    collectives = AloneCollectives() if started.horovod is None else HorovodCollectives(started.horovod)
+    steps = {name: make_step(arguments.model, world, collectives, **options) for name, options in variants.items()}
     parameters = sum(int(np.prod(variable.shape)) for variable in make_trained(arguments.model)[0].trainable())
     with triad(parameters) as one_triad:
         seconds = take_turns({**steps, "triad": one_triad}, arguments.turns)
-    report(seconds, parameters)
+    if world.rank == 0:
+        report(seconds, parameters)
+    started.close()
 
 
 def take_turns(steps: dict[str, Step], turns: int) -> dict[str, list[tuple[float, float]]]:
     """Wall-clock and processor seconds of each step in each turn; a turn of `every 10` is ten steps, divided."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    names, orders = list(steps), random.Random(7)
     for turn in range(-2, turns):
-        for name, step in steps.items():
+        orders.shuffle(names)
+        for name in names:
+            step = steps[name]
             repeats = 10 if name == "every 10" else 1
             began = time.perf_counter(), time.process_time()
             for _ in range(repeats):
@@ -117,14 +130,22 @@ def report(seconds: dict[str, list[tuple[float, float]]], parameters: int) -> No
         print(f"{name:14} {' | '.join(cells)}")
 
 
-def make_step(model: str, *, kind: type[GradientStatistics] | None, compiled: bool = True, every: int = 1) -> Step:
-    """The service's own step over one batch that is in memory."""
+def make_step(
+    model: str,
+    world: World,
+    collectives: Collectives,
+    *,
+    kind: type[GradientStatistics] | None,
+    compiled: bool = True,
+    every: int = 1,
+) -> Step:
+    """The service's own step over one batch a worker that is in memory."""
     trained, spec, batch = make_trained(model)
     own = None if kind is None else kind(trained.trainable(), every=every)
-    step = build_train_step(trained, own, AloneCollectives(), spec, World())
-    random = np.random.default_rng(1)
-    images = tf.constant(random.random((batch, *spec.image_shape), np.float32))
-    labels = tf.constant(random.integers(0, spec.classes, (batch, *spec.label_shape)).astype(np.int32))
+    step = build_train_step(trained, own, collectives, spec, world)
+    generator = np.random.default_rng(world.rank)
+    images = tf.constant(generator.random((batch, *spec.image_shape), np.float32))
+    labels = tf.constant(generator.integers(0, spec.classes, (batch, *spec.label_shape)).astype(np.int32))
     weights, key, flags = tf.ones(batch), tf.constant([1, 2], tf.uint32), tf.zeros(FLAGS)
     serves = kernels.serves
     if not compiled:
@@ -141,7 +162,8 @@ def make_trained(model: str) -> tuple[Trained, ExampleSpec, int]:
         spec, batch = ExampleSpec((32, 32, 1), (), 10), 32
         job["model"] = {"name": f"{__name__ if __name__ != '__main__' else Path(__file__).stem}:mlp"}
     else:
-        spec, batch = ExampleSpec((172, 172, 1), (172, 172), 2), 4
+        size, batch = (172, 4) if model == "unet" else (76, 1)
+        spec = ExampleSpec((size, size, 1), (size, size), 2)
     return build(check_job(job, source="benchmark"), spec, batch_size=batch, epoch_steps=100), spec, batch
 
 
