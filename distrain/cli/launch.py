@@ -134,14 +134,14 @@ def _world(arguments: argparse.Namespace) -> World:
         raise BadInput("launch: expected --hosts or --hostfile, got both")
     if arguments.hostfile is not None and not arguments.hostfile.is_file():
         raise BadInput(f"--hostfile: {arguments.hostfile}: no such file")
+    if arguments.restarts < 0:
+        raise BadInput(f"launch: --restarts is {arguments.restarts}, expected 0 or more")
     if arguments.elastic is not None or arguments.discover is not None:
         return _elastic_world(arguments)
     slots = parse_hosts(arguments.hosts) if arguments.hosts is not None else None
     count = arguments.count if arguments.count is not None else slots
     if count is None:
         raise BadInput("launch: expected -n N, the number of workers")
-    if arguments.restarts < 0:
-        raise BadInput(f"launch: --restarts is {arguments.restarts}, expected 0 or more")
     if count < 1:
         raise BadInput(f"launch: -n is {count}, expected at least 1")
     if slots is not None and count > slots:

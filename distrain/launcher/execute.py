@@ -57,10 +57,14 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Ended:
-    """How a world ended: its exit code, and what is still to be told, the first failure last."""
+    """How a world ended: its exit code, and what is still to be told, the first failure last.
+
+    `asked` is set where a signal has asked it to end.
+    """
 
     code: int
     words: list[str]
+    asked: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
 def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) -> Ended:
@@ -89,7 +93,7 @@ def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) ->
         )
     except FileNotFoundError as error:
         raise BadInput(f"{command.arguments[0]} is not there; 'distrain check' tells what is missing") from error
-    _pass_signals(process, stop_signal, mark)
+    asked = _pass_signals(process, stop_signal, mark)
     assert process.stdout is not None
     assert process.stderr is not None
     output = Relay(process.stdout, sys.stdout.buffer, prefixed)
@@ -110,7 +114,7 @@ def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) ->
         sys.stderr.buffer.write(own)
     sys.stderr.buffer.flush()
     words = last_words(errors.words, own.decode(errors="replace"), code)
-    return Ended(code if code in SPOKEN_FOR else EXIT_FAILED, words)
+    return Ended(code if code in SPOKEN_FOR else EXIT_FAILED, words, asked)
 
 
 def shown(command: Command) -> str:
@@ -182,8 +186,12 @@ class Relay:
                 self.on_last_words()
             self.words.append(bare.decode(errors="replace").rstrip())
         else:
-            self.target.write(bare)
-            self.target.flush()
+            try:
+                self.target.write(bare)
+                self.target.flush()
+            except BrokenPipeError:
+                # Nobody reads on. The workers must not wait for that.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.target.fileno())
 
     def _is_own(self, line: bytes, bare: bytes) -> bool:
         """True for the launcher's own lines: those without a worker's mark, or from one rule to the next."""
@@ -195,12 +203,17 @@ class Relay:
         return self.ruled
 
 
-def _pass_signals(process: subprocess.Popen[bytes], stop_signal: signal.Signals, mark: str) -> None:
-    """Have SIGTERM, SIGINT and SIGUSR1 ask the workers to stop; a second SIGINT ends everything at once."""
+def _pass_signals(process: subprocess.Popen[bytes], stop_signal: signal.Signals, mark: str) -> threading.Event:
+    """Have SIGTERM, SIGINT and SIGUSR1 ask the workers to stop; a second SIGINT ends everything at once.
+
+    Any of them sets the event that is returned.
+    """
+    asked = threading.Event()
     interrupted = False
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
+        asked.set()
         if number == signal.SIGINT and interrupted:
             _kill(_started(mark))
             return
@@ -209,6 +222,7 @@ def _pass_signals(process: subprocess.Popen[bytes], stop_signal: signal.Signals,
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, handle)
+    return asked
 
 
 def _end_left_over(mark: str) -> None:

@@ -40,16 +40,18 @@ def run_with_restarts(
     """Start a world, and again where it failed, up to `restarts` times; returns how the last one ended.
 
     `start` gets the number of the restart, 0 at first. Not started again: what ended by intent (done, bad input,
-    diverged, stopped), and what came no step further than `before` or than any start until then. `wait` pauses so many
-    seconds, and is true where a signal came meanwhile.
+    diverged, stopped), what was asked to stop, however it ended, and what came no step further than `before` or than
+    any start until then. `wait` pauses so many seconds, and is true where a signal came meanwhile.
     """
     furthest = before.step
     restart = 0
     while True:
         ended = start(restart)
-        if ended.code != EXIT_FAILED or restart == restarts:
+        if ended.code != EXIT_FAILED or ended.asked.is_set() or restart >= restarts:
             return ended
         now = reached()
+        if ended.asked.is_set():
+            return ended
         if now.step <= furthest:
             _say(f"not started again: no step was gained since step {furthest}")
             return ended

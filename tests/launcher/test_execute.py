@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,6 +45,20 @@ def test_and_shown_where_nobody_has(capfdbinary: pytest.CaptureFixture[bytes]) -
 def test_unprefixed_output_passes_as_it_is(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert run("printf 'a\\nrest without end'", prefixed=False) == 0
     assert capfdbinary.readouterr()[0] == b"a\nrest without end"
+
+
+def test_workers_go_on_where_nobody_reads_what_they_print() -> None:
+    """As under `| head`: what is read no more is dropped, not left in the pipe, where it would stop them."""
+    program = (
+        "import signal; from distrain.launcher.command import Command; from distrain.launcher.execute import execute\n"
+        "command = Command(['sh', '-c', 'yes | head -c 5000000; exit 75'], {})\n"
+        "raise SystemExit(execute(command, prefixed=False, stop_signal=signal.SIGTERM).code)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"y\n"
+        process.stdout.close()
+        assert process.wait(60) == 75
 
 
 def test_a_launcher_that_was_killed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -70,5 +70,26 @@ def test_a_signal_in_the_pause_stops(step: int, code: int) -> None:
     assert (course.run(3), course.starts) == (code, [0])
 
 
+def test_what_was_asked_to_stop_is_not_started_again() -> None:
+    """Killed by a second Ctrl-C, or because its grace was over: it failed, but by intent."""
+    course = Course([1, 0], [5, 9])
+    asked = Ended(1, ["distrain: rank 1 was killed"])
+    asked.asked.set()
+    ended = run_with_restarts(lambda restart: asked, course.reached, before=Reached(), restarts=3, wait=course.wait)
+    assert (ended.code, course.pauses) == (1, [])
+
+
+def test_a_signal_after_the_end_stops() -> None:
+    course = Course([1, 0], [5, 9])
+    failed = Ended(1, [])
+
+    def reached() -> Reached:
+        failed.asked.set()
+        return Reached(5, 3)
+
+    ended = run_with_restarts(lambda restart: failed, reached, before=Reached(), restarts=3, wait=course.wait)
+    assert (ended.code, course.pauses) == (1, [])
+
+
 def test_pauses_have_an_end() -> None:
     assert [pause_before(restart) for restart in (1, 2, 6, 7, 50)] == [1, 2, 32, 60, 60]
