@@ -23,7 +23,7 @@ READ_AHEAD = Reading().ahead
 
 @dataclass(frozen=True)
 class Plan:
-    """What fixes the order of the examples, beside the world: see design of `data.order`."""
+    """What fixes the order of the examples, beside the world; `data.order` has the functions of it."""
 
     seed: int
     batch_size: int
@@ -86,9 +86,10 @@ class Batches:
                 remainder=self._plan.remainder,
             )
             self._position = batch.stop
-            self._pending.append(self._executor.submit(self._read, batch))
+            self._pending.append(self._executor.submit(self.read, batch))
 
-    def _read(self, batch: Batch) -> LocalBatch:
+    def read(self, batch: Batch) -> LocalBatch:
+        """This rank's share of one global batch, read now."""
         examples = len(self._source)
         indices = drawn(
             batch,

@@ -14,7 +14,8 @@ from distrain.errors import BadInput
 
 CAVEAT = (
     "provider 'callable': which examples are drawn is up to the function, so epochs are not exact, a resumed run does "
-    "not go on with the same examples, and runs on other numbers of workers see others"
+    "not go on with the same examples, and each worker calls a function of its own, which must not give the same "
+    "examples as the others'"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import os
 from collections import Counter
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from distrain.data.batches import Batches, LocalBatch, Plan
+from distrain.data.formats import tfrecord
 from distrain.data.pack import Packing, pack
 from distrain.data.select import select
 from distrain.data.source import Source
@@ -95,6 +97,16 @@ def test_compressed_shards_are_each_read_by_one_rank_at_a_time(tmp_path: Path) -
     for one, other in zip(batches[::2], batches[1::2], strict=True):
         assert {shard[index] for index in one.indices}.isdisjoint({shard[index] for index in other.indices})
     assert Counter(index for local in batches for index in local.indices) == Counter(range(32))
+
+
+def test_a_compressed_shard_of_several_parts_is_read_whole(tmp_path: Path) -> None:
+    """As programs write them that append; parts longer and shorter than what is read at a time."""
+    random = np.random.default_rng(3)
+    records = [random.bytes(size) for size in (1_500_000, 10, 900_000, 3_000_000, 0, 5)]
+    parts = [b"".join(map(tfrecord.framed, records[start : start + 2])) for start in (0, 2, 4)]
+    path = tmp_path / "shard.tfrecord.gz"
+    path.write_bytes(b"".join(map(gzip.compress, parts)))
+    assert [bytes(payload) for _, payload in tfrecord.records(str(path), "gzip")] == records
 
 
 FILES = {name for name in FORMATS if name not in ("image_pairs", "class_folders", "tiff_pages")}

@@ -180,10 +180,9 @@ class _Inflated:
         return result
 
     def _more(self) -> bool:
-        data = self._inflate.unconsumed_tail or self._file.read(_CHUNK)
+        data = self._inflate.unconsumed_tail or self._inflate.unused_data or self._file.read(_CHUNK)
         if self._inflate.eof:
             # Files of several compressed parts, as some writers make.
-            data = self._inflate.unused_data or data
             if not data:
                 return False
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
