@@ -88,6 +88,18 @@ def no_optimizer(rate: float) -> float:
     return rate
 
 
+def accumulating() -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(0.1, momentum=0.5, gradient_accumulation_steps=2)
+
+
+def scaling() -> keras.optimizers.Optimizer:
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+
+
+def scaled() -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(0.1, loss_scale_factor=1024)
+
+
 def ftrl(rate: float) -> keras.optimizers.Optimizer:
     return keras.optimizers.Ftrl(rate)
 

@@ -77,6 +77,8 @@ def _ratio_interval(top: float, bottom: float, spread: Floats, quantile: float) 
     inner = b**2 - a * c
     if inner < 0:
         return 0.0, math.inf
+    if a == b == c == 0:
+        return 0.0, math.inf  # nothing was measured but zeros
     # Not (b - root)/a, which is a difference of like numbers where a is small.
     stable = b + math.copysign(math.sqrt(inner), b)
     roots = sorted(root for root in (_over(stable, a), _over(c, stable)) if not math.isnan(root))

@@ -136,6 +136,8 @@ def _optimizer(options: OptimizerChoice, *, batch_size: int, epoch_steps: int) -
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             kind = type(optimizer).__name__
             raise BadInput(f"'optimizer': {options.name} returned {kind}, expected a keras.optimizers.Optimizer")
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor is not None:
+            raise BadInput(f"'optimizer': {options.name} returned one that scales the loss, which is not done here")
         return optimizer
     rate = _learning_rate(options, options.learning_rate, batch_size=batch_size, epoch_steps=epoch_steps)
     if isinstance(options, Adam):

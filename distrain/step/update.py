@@ -12,7 +12,7 @@ from distrain.gradients.statistics import Contribution, GradientStatistics
 from distrain.model.build import Trained
 
 # What Keras's optimizers may do beside the update itself; none of it is in the pass.
-_EXTRAS = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor")
+_EXTRAS = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "gradient_accumulation_steps")
 
 
 class Update:

@@ -35,6 +35,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(steps: int, signal: f
     assert 0.917 <= np.mean(covered) <= 0.983
 
 
+def test_an_epoch_of_zeros_tells_nothing() -> None:
+    """As where a hinge loss has nothing left to lower."""
+    found = noise_scale(np.zeros(64), np.zeros(64))
+    assert found is not None
+    assert (found.low, found.high) == (0, math.inf)
+    assert advise(found, batch_size=8, workers=2, examples_per_second=3.0).text
+
+
 @pytest.mark.parametrize("bottom", [3.0, 0.5, -0.5, 0.0])
 @pytest.mark.parametrize("top", [2.0, 0.3])
 @pytest.mark.parametrize("covariance", [-0.2, 0.0, 0.2])

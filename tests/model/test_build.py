@@ -123,6 +123,8 @@ def test_a_loss_of_the_users_own_gets_its_options() -> None:
         ({"model": {"name": "tests.small_models:convolution", "color": 1}}, "cannot be called like this.*color"),
         ({"model": {"name": "tests.small_models:refusing"}}, "not on a Monday"),
         ({"optimizer": {"name": "tests.small_models:no_optimizer", "rate": 1.0}}, "returned float"),
+        ({"optimizer": {"name": "tests.small_models:scaling"}}, "scales the loss"),
+        ({"optimizer": {"name": "tests.small_models:scaled"}}, "scales the loss"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(sections: dict[str, Any], words: str) -> None:

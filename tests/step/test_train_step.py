@@ -360,3 +360,14 @@ def test_optimizer_steps_are_counted_and_the_rate_told_is_the_one_used() -> None
     # The schedule computes in float32 where it will.
     np.testing.assert_allclose(rates, [0.2, 0.2, 0.1, 0.1, 0.05], rtol=1e-6)
     assert int(trainee.trained.optimizer.iterations) == int(trainee.statistics.running_mean.count) == 5
+
+
+def test_an_optimizer_that_accumulates_makes_a_step_of_two() -> None:
+    """Momentum that Keras does more with than the compiled operation knows."""
+    trainee = Trainee(make_trained(optimizer={"name": "tests.small_models:accumulating"}))
+    weights = trainee.trained.trainable()
+    before = values(weights)
+    trainee(make_examples(4))
+    assert bits(weights) == [value.tobytes() for value in before]
+    trainee(make_examples(4))
+    assert all(np.any(weight.numpy() != value) for weight, value in zip(weights, before, strict=True))
