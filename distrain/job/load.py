@@ -35,9 +35,13 @@ ALTERNATIVES: dict[str, dict[str, type[BaseModel]]] = {
 }
 ALTERNATIVES["data.validation"] = ALTERNATIVES["data.train"]
 
-# What may differ between a run and its continuation: how long, how often, what is written and how workers are watched.
-# Nothing of it changes a weight.
-FREE_ON_RESUME = ("name", "train.epochs", "train.steps", "data.reading", "checkpoint", "log", "parallel")
+# What may differ between a run and its continuation: how long, how often, what is written and how workers are watched,
+# and what a run puts up with, since one that was ended by that is to go on. Nothing of it changes what was done before.
+FREE_ON_RESUME = (
+    *("name", "train.epochs", "train.steps", "train.max_bad_steps"),
+    *("data.reading", "data.on_bad_example", "data.max_bad_examples"),
+    *("checkpoint", "log", "parallel"),
+)
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from distrain.errors import BadInput
-from distrain.job.load import conflicts, differences, dump_yaml, read_yaml
+from distrain.job.load import check_job as check_schema
+from distrain.job.load import conflicts, differences, dump_yaml, read_yaml, resolved
 from distrain.log.records import read
 
 LOCK = ".lock"
@@ -34,21 +35,28 @@ class RunFolder:
 def move_aside(path: Path) -> Path | None:
     """Rename an existing run's folder to a free name beside it, which is returned; nothing is deleted.
 
-    Raises `BadInput` where a run is using it.
+    Raises `BadInput` where a run is using it, where it holds something else than a run, and where it cannot be renamed.
     """
     path = path.resolve()
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists():
         return None
-    if path.is_dir():
-        with _locked(path):
-            pass
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for number in range(1, 1000):
-        aside = path.with_name(f"{path.name}.{stamp}" + (f"-{number}" if number > 1 else ""))
-        if not aside.exists():
+    if not path.is_dir():
+        raise BadInput(f"{path}: is a file, expected a folder for the run")
+    with _locked(path):
+        folder = RunFolder(path)
+        _require_run(folder)
+        if not folder.job.exists():
+            return None
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for number in range(1, 1000):
+            aside = path.with_name(f"{path.name}.{stamp}" + (f"-{number}" if number > 1 else ""))
+            if not aside.exists():
+                break
+        try:
             path.rename(aside)
-            return aside
-    raise BadInput(f"{path}: no free name to move it aside to")
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be moved aside to {aside.name} ({error.strerror})") from error
+        return aside
 
 
 def claim(path: Path) -> IO[str]:
@@ -81,14 +89,10 @@ def check_job(folder: RunFolder, job: dict[str, Any]) -> list[str]:
 
     Raises `BadInput` naming those that do, or where the folder holds something else than a run.
     """
+    _require_run(folder)
     if not folder.job.exists():
-        others = sorted(name for name in os.listdir(folder.path) if name != LOCK and not name.startswith("tmp_"))
-        if others:
-            raise BadInput(
-                f"{folder.path}: holds '{others[0]}' but no job.yaml, expected a run's folder or an empty one"
-            )
         return []
-    old = read_yaml(folder.job)
+    old = _in_full(read_yaml(folder.job))
     different = conflicts(old, job)
     if different:
         raise BadInput(
@@ -96,6 +100,23 @@ def check_job(folder: RunFolder, job: dict[str, Any]) -> list[str]:
             "give another --run-dir, or --fresh to move the old run aside"
         )
     return differences(old, job)
+
+
+def _require_run(folder: RunFolder) -> None:
+    """Raises `BadInput` where the folder holds something, and no run."""
+    if folder.job.exists():
+        return
+    others = sorted(name for name in os.listdir(folder.path) if name != LOCK and not name.startswith("tmp_"))
+    if others:
+        raise BadInput(f"{folder.path}: holds '{others[0]}' but no job.yaml, expected a run's folder or an empty one")
+
+
+def _in_full(old: dict[str, Any]) -> dict[str, Any]:
+    """A job that was written with what keys there were, with the defaults of those that came since."""
+    try:
+        return resolved(check_schema(old, source="job.yaml"))
+    except BadInput:
+        return old  # of a version that differs by more: as it stands
 
 
 def write_job(folder: RunFolder, job: dict[str, Any], versions: dict[str, str]) -> None:

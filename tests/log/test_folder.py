@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +85,39 @@ def test_nothing_is_moved_where_nothing_is(tmp_path: Path) -> None:
     assert move_aside(tmp_path / "none") is None
     assert move_aside(tmp_path) is None
     assert tmp_path.exists()
+
+
+@pytest.mark.parametrize("name", ["file", "project"])
+def test_what_is_no_run_is_not_moved(tmp_path: Path, name: str) -> None:
+    (tmp_path / "project").mkdir()
+    for path in (tmp_path / "file", tmp_path / "project" / "thesis.tex"):
+        path.write_text("mine")
+    with pytest.raises(BadInput, match=r"expected a (folder for the run|run's folder)"):
+        move_aside(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.name != ".lock") == [
+        "file",
+        "project",
+        "thesis.tex",
+    ]
+
+
+def test_what_cannot_be_moved_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _run(tmp_path / "run")
+
+    def full(path: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(BadInput, match=r"cannot be moved aside .*No space left"):
+        move_aside(folder.path)
+
+
+def test_a_run_from_before_a_key_was_there_goes_on(tmp_path: Path) -> None:
+    folder = _run(tmp_path)
+    old = yaml.safe_load(folder.job.read_text())
+    del old["optimizer"]["nesterov"], old["gradients"]["smoothing"]
+    folder.job.write_text(yaml.safe_dump(old))
+    assert check_job(folder, _job()) == []
 
 
 def test_the_folder_of_the_command_itself_is_moved_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
