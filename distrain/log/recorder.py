@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from distrain.data.order import Batch
-from distrain.errors import RunFailed
+from distrain.errors import BadInput, RunEnds, RunFailed
 from distrain.gradients.advice import ONE_GROUP, advise, noise_scale
 from distrain.gradients.measures import MEASURES, Floats, Moments, RankMoments, measures
 from distrain.job.duration import Cursor
@@ -47,14 +48,20 @@ class Recorder:
         display: Display | None,
         gradients: GradientTable | None = None,
     ):
-        self.failure: RunFailed | None = None
+        self.failure: RunEnds | None = None
         self._options = options
         self._epoch_examples = epoch_examples
         self._display = display
         self._writes = rank == 0
-        self._metrics = RecordLog(folder.metrics) if self._writes else None
-        self._events = EventLog(folder.events) if self._writes and options.tensorboard else None
-        self._examples = RecordLog(folder.examples(rank)) if options.examples else None
+        self._metrics: RecordLog | None = None
+        self._events: EventLog | None = None
+        self._examples: RecordLog | None = None
+        with self.noting_failure():
+            if self._writes:
+                self._metrics = RecordLog(folder.metrics)
+                self._events = EventLog(folder.events) if options.tensorboard else None
+            if options.examples:
+                self._examples = RecordLog(folder.examples(rank))
         self._gradients = gradients
         self._measured: dict[str, Floats] = {}
         self._groups = 0
@@ -77,16 +84,16 @@ class Recorder:
 
         `measured` is there at steps of which the gradients' statistics are due.
         """
-        with self._noting_failure():
+        with self.noting_failure():
             if self._examples is not None and indices:
-                self._examples.write(step=before.step + 1, indices=list(indices))
+                self._examples.write(step=before.step + 1, indices=list(indices), position=batch.stop)
             if self._metrics is None:
                 return
             epoch = batch.start // self._epoch_examples
             if not result.applied:
                 unread = int(result.flags[BAD]) == batch.size
                 reason = "no example could be read" if unread else "loss or gradient not finite"
-                self.event("skipped", after.step, epoch, after.position, reason=reason)
+                self.event("skipped", after.step, epoch, batch.stop, reason=reason)
                 return
             loss = float(result.loss)
             if self._display is not None:
@@ -110,7 +117,7 @@ class Recorder:
                 values["mean_norm"] = over_all["mean_norm"]
             values |= {name: over_all[name] for name in IN_STEPS if name in over_all}
             self._last_time, self._applied_since = now, 0
-            self._metrics.write_timed("step", step=after.step, epoch=epoch, position=after.position, **values)
+            self._metrics.write_timed("step", step=after.step, epoch=epoch, position=batch.stop, **values)
             if self._events is not None:
                 shown = {f"train/{name}": values[name] for name in values if name not in IN_STEPS}
                 shown |= {f"gradients/all/{name}": value for name, value in over_all.items()}
@@ -120,7 +127,7 @@ class Recorder:
         """Write how the newest measures are distributed over the variables."""
         if self._events is None:
             return
-        with self._noting_failure():
+        with self.noting_failure():
             for name, values in self._measured.items():
                 told = values[:-1][np.isfinite(values[:-1])]
                 if len(told):
@@ -136,7 +143,7 @@ class Recorder:
         self._pace = Pace()
         if self._gradients is None or not self._measured:
             return
-        with self._noting_failure():
+        with self.noting_failure():
             scale = noise_scale(*self._gradients.estimates(epoch, epoch_steps))
             if scale is not None:
                 advice = advise(scale, batch_size=batch_size, workers=workers, examples_per_second=examples_per_second)
@@ -153,7 +160,7 @@ class Recorder:
     def event(self, event: str, step: int, epoch: int, position: int, **details: Any) -> None:
         """Record something that happened to the run."""
         if self._metrics is not None:
-            with self._noting_failure():
+            with self.noting_failure():
                 self._metrics.write_timed("event", event=event, step=step, epoch=epoch, position=position, **details)
 
     def line(self, text: str) -> None:
@@ -164,14 +171,14 @@ class Recorder:
     def flush(self) -> None:
         """Have on disk what a run that goes on from here needs to find."""
         if self._gradients is not None:
-            with self._noting_failure():
+            with self.noting_failure():
                 self._gradients.flush()
 
     def close(self) -> None:
         """Write out what is buffered and close all files."""
         for writer in (self._metrics, self._examples, self._events, self._gradients, self._display):
             if writer is not None:
-                with self._noting_failure():
+                with self.noting_failure():
                     writer.close()
 
     def _measure(self, step: int, epoch: int, measured: tuple[Moments, RankMoments] | None) -> dict[str, float]:
@@ -188,7 +195,7 @@ class Recorder:
     def _summary(self, kind: str, step: int, epoch: int, position: int, values: Mapping[str, float]) -> None:
         if self._metrics is None:
             return
-        with self._noting_failure():
+        with self.noting_failure():
             self._metrics.write_timed(kind, step=step, epoch=epoch, position=position, **values)
             if self._events is not None:
                 self._events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
@@ -197,11 +204,15 @@ class Recorder:
         self.line(f"{kind} {epoch}: {shown}" if kind == "epoch" else f"validation after epoch {epoch}: {shown}")
 
     @contextmanager
-    def _noting_failure(self) -> Iterator[None]:
+    def noting_failure(self) -> Iterator[None]:
+        """Keep what befalls this rank alone in the block; `failure` has it for all to learn of."""
         try:
             yield
-        except OSError as error:
-            self.failure = self.failure or RunFailed(f"the log cannot be written: {error}")
+        except BadInput as error:
+            self.failure = self.failure or error
+        except (OSError, tf.errors.OpError) as error:
+            reason = " ".join(error.message.split()) if isinstance(error, tf.errors.OpError) else error
+            self.failure = self.failure or RunFailed(f"the log cannot be written: {reason}")
 
 
 class Pace:

@@ -48,16 +48,17 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def cut(path: Path, step: int) -> int:
-    """Remove the records after `step`, events that tell of starts and stops aside; returns how many went.
+def cut(path: Path, position: int) -> int:
+    """Remove the records after `position`, events that tell of starts and stops aside; returns how many went.
 
-    The new file takes the place of the old in one move.
+    By position, since a step that is skipped has the number of the one before. The new file takes the place of the old
+    in one move.
     """
     if not path.exists():
         return 0
     kept, removed = [], 0
     for record in read(path):
-        if record.get("step", 0) <= step or record.get("event") in LASTING:
+        if record.get("position", 0) <= position or record.get("event") in LASTING:
             kept.append(record)
         else:
             removed += 1

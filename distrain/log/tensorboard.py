@@ -58,7 +58,17 @@ def _float(value: float) -> tensor_pb2.TensorProto:
 
 
 def cut(folder: Path, step: int) -> None:
-    """Remove the events after `step`, so that a run that goes on from there draws one line, not two."""
+    """Remove the events after `step`, so that a run that goes on from there draws one line, not two.
+
+    Raises `OSError`.
+    """
+    try:
+        _cut(folder, step)
+    except tf.errors.OpError as error:
+        raise OSError(f"{folder}: {' '.join(error.message.split())}") from error
+
+
+def _cut(folder: Path, step: int) -> None:
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records: list[bytes] = []
         # A kill can leave the last event unfinished: it is after the checkpoint, and goes.

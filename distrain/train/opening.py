@@ -50,6 +50,11 @@ class Opened:
     changed: list[str]
     aside: Path | None
 
+    @property
+    def complete(self) -> bool:
+        """Whether the run was finished when its checkpoint was made."""
+        return self.resumed is not None and self.resumed.manifest is not None and self.resumed.manifest.finished
+
     def release(self) -> None:
         """Let others use the folder."""
         self.lock.close()
@@ -68,7 +73,7 @@ def open_run(request: Request, saver: Saver) -> Opened:
     try:
         resumed, rejected = saver.restore()
         progress = Progress() if resumed is None or resumed.manifest is None else resumed.manifest.progress
-        removed = _cut_logs(folder, progress.step)
+        removed = _cut_logs(folder, progress)
         write_job(folder, job, versions())
     except OSError as error:
         raise BadInput(f"{folder.path}: cannot be used ({error}), expected a folder for the run") from error
@@ -91,16 +96,16 @@ def reopen(request: Request, before: Progress, progress: Progress) -> Opened:
                 raise
             time.sleep(0.1)
     try:
-        removed = _cut_logs(folder, before.step)
+        removed = _cut_logs(folder, before)
     except OSError as error:
         raise BadInput(f"{folder.path}: cannot be used ({error}), expected a folder for the run") from error
     return Opened(lock, progress, None, [], removed, [], None)
 
 
-def _cut_logs(folder: RunFolder, step: int) -> int:
-    removed = cut(folder.metrics, step)
+def _cut_logs(folder: RunFolder, progress: Progress) -> int:
+    removed = cut(folder.metrics, progress.position)
     for path in folder.path.glob("examples/rank_*.jsonl"):
-        cut(path, step)
-    tensorboard.cut(folder.events, step)
-    gradient_table.cut(folder.gradients, step)
+        cut(path, progress.position)
+    tensorboard.cut(folder.events, progress.step)
+    gradient_table.cut(folder.gradients, progress.step)
     return removed

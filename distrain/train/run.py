@@ -34,7 +34,7 @@ from distrain.train.standing import Done, described, foremost, taken_over
 from distrain.train.stop import StopRequest
 from distrain.train.summary import announce, conclude
 from distrain.train.trainer import Trainer
-from distrain.train.validation import measured, read_examples, stack, validate
+from distrain.train.validation import Validated, measured, read_examples, stack, validate
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.control import agreed
@@ -87,11 +87,11 @@ def run(request: Request, started: Started, stop: StopRequest, kept: Kept | None
         after=[request.folder.metrics],
     )
     opening = _open(request, started, parts, saver, kept.trainer)
-    cut(request.folder.examples(world.rank), opening.before.step)
+    cut(request.folder.examples(world.rank), opening.before.position)
     collectives.broadcast(list(parts.state.variables.values()), opening.root)
 
     trainer = kept.trainer = _trainer(request, started, stop, parts, collectives, saver, watch, opening.progress)
-    trainer.done = opening.done
+    trainer.done, trainer.complete = opening.done, opening.complete
     workers = control.gather(inventory())
     if opening.opened is not None:
         announce(opening.opened, trainer.recorder, parts.schedule, parts.trained, world, workers, opening.resized)
@@ -120,7 +120,7 @@ def run(request: Request, started: Started, stop: StopRequest, kept: Kept | None
 class Opening:
     """From where a world goes on: from rank `root`'s state at `progress`, with what is left to do about a step.
 
-    The logs were cut back to `before`. `opened` is rank 0's hold on the folder.
+    The logs were cut back to `before`. `opened` is rank 0's hold on the folder. `complete`: it was a finished run's.
     """
 
     opened: Opened | None
@@ -129,6 +129,7 @@ class Opening:
     root: int = 0
     done: Done | None = None
     resized: bool = False
+    complete: bool = False
 
 
 def _open(request: Request, started: Started, parts: Parts, saver: Saver, trainer: Trainer | None) -> Opening:
@@ -140,8 +141,9 @@ def _open(request: Request, started: Started, parts: Parts, saver: Saver, traine
     root = foremost(standings)
     if root is None:
         opened = agreed(control, lambda: open_run(request, saver) if world.rank == 0 else None)
-        progress = Progress(**control.gather(None if opened is None else asdict(opened.progress))[0])
-        return Opening(opened, progress, progress)
+        found = control.gather(None if opened is None else [asdict(opened.progress), opened.complete])[0]
+        progress = Progress(**found[0])
+        return Opening(opened, progress, progress, complete=found[1])
 
     def indices(batch: Batch) -> list[int]:
         training = parts.training
@@ -255,7 +257,7 @@ def _watched(evaluate: EvaluateStep, watch: Watch) -> EvaluateStep:
     return step
 
 
-def _validation(parts: Parts, evaluate: EvaluateStep | None, started: Started) -> Callable[[], dict[str, float]] | None:
+def _validation(parts: Parts, evaluate: EvaluateStep | None, started: Started) -> Callable[[], Validated] | None:
     source = parts.validation
     if source is None or evaluate is None:
         return None

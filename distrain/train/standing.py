@@ -23,7 +23,8 @@ from distrain.step.train_step import StepResult
 class Done:
     """A step that was made, with what it takes to do again what is due after it: write down, validate, save.
 
-    `indices` are the examples that this rank drew, `waited` the seconds that it waited for them.
+    `indices` are the examples that this rank drew, `waited` the seconds that it waited for them, `bad` those of them
+    that it skipped, with the reason; None where the step was taken over from another rank.
     """
 
     before: Progress
@@ -32,6 +33,7 @@ class Done:
     indices: list[int]
     waited: float
     result: StepResult
+    bad: tuple[tuple[int, str], ...] | None = None
 
 
 def described(progress: Progress, done: Done | None) -> dict[str, Any]:

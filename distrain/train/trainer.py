@@ -25,6 +25,7 @@ from distrain.step.train_step import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, Ste
 from distrain.train.schedule import Schedule
 from distrain.train.standing import Done
 from distrain.train.stop import StopRequest
+from distrain.train.validation import Validated
 from distrain.train.watch import Watch
 from distrain.world.control import Control, agree, agreed
 from distrain.world.elastic import Membership
@@ -36,8 +37,9 @@ class Trainer:
     """One rank's training; everything it does that involves other ranks, all ranks do in the same order.
 
     `validate` gives loss and metrics (collective), `draw` makes rank 0's picture of an epoch; `unsaved` is why rank 0
-    could not write a checkpoint, where that ends the run. In a world that may change there is a `membership`, `buffers`
-    are the weights that a forward pass changes, and `done` the last step: what is due after it may not be done.
+    could not write a checkpoint, where that ends the run. `complete`: it was taken up from the checkpoint of a finished
+    run. In a world that may change there is a `membership`, `buffers` are the weights that a forward pass changes, and
+    `done` the last step: what is due after it may not be done.
     """
 
     job: Job
@@ -55,9 +57,10 @@ class Trainer:
     watch: Watch
     membership: Membership | None
     buffers: list[tf.Variable]
-    validate: Callable[[], dict[str, float]] | None
+    validate: Callable[[], Validated] | None
     draw: Callable[[int], None]
     unsaved: RunEnds | None = None
+    complete: bool = False
     done: Done | None = None
 
     def train(self) -> bool:
@@ -69,7 +72,7 @@ class Trainer:
         self._clock = time.monotonic()
         self._seconds = 0.0
         self.verify()
-        stopping = self.schedule.finished(self.progress) if self.done is None else self.after(self.done, again=True)
+        stopping = self.nothing_left() if self.done is None else self.after(self.done, again=True)
         while not stopping:
             self.watch.doing("reading examples", alone=True)
             local = self.batches.next()
@@ -77,20 +80,32 @@ class Trainer:
             stopping = self.after(self.make_step(local))
         return self.schedule.finished(self.progress)
 
+    def nothing_left(self) -> bool:
+        """Whether a run that was started again has come to its end before. Raises where it must not end like that."""
+        if not self.schedule.finished(self.progress):
+            return False
+        self.refuse(self.progress, [])
+        if not self.complete:
+            self.save(finished=True)
+        return True
+
     def after(self, done: Done, *, again: bool = False) -> bool:
         """What is due after a step; True where the run ends with it.
 
         `again`: in a new world, whatever had become of it: a rank that is gone may not have come to its part. Until the
         next step is made no rank knows that all others have. Raises `WorldChanged` on all ranks where the launcher
-        wants another one.
+        wants another one, and as `refuse` does.
         """
         before, result = done.before, done.result
         self.progress = done.after
         self.watch.doing("writing down a step", after=self.progress.step, alone=self.world.rank == 0)
         self.record(done)
+        bad = self.report_bad(done) if self.asked(result, BAD) else []
         finished = self.schedule.finished(self.progress)
         if finished or self.ends_epoch(done.batch):
             self.end_epoch(done)
+        if bad or not result.applied:
+            self.refuse(done.after, bad)
         if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
             self.verify()
         stopping = finished or self.asked(result, STOP)
@@ -103,7 +118,7 @@ class Trainer:
         return stopping
 
     def make_step(self, local: LocalBatch) -> Done:
-        """One step of all ranks. Raises on all where one of them has failed, and where the run has diverged."""
+        """One step of all ranks. Raises on all where one of them has failed."""
         buffers = [buffer.numpy() for buffer in self.buffers]
         try:
             result = self.step(local.images, local.labels, local.weights, self.random_key(), self.flags(local))
@@ -114,31 +129,40 @@ class Trainer:
             raise
         if self.asked(result, FAILED):
             self.fail(local)
-        before, self.progress = self.progress, advanced(self.progress, local, result)
-        self.done = done = Done(before, self.progress, local.batch, local.indices, self.batches.waited, result)
-        if self.asked(result, BAD):
-            self.report_bad(local)
-        if self.progress.skipped_in_row >= self.job.train.max_bad_steps:
-            self.save(finished=False)
-            raise Diverged(
-                f"loss or gradients were not finite {self.progress.skipped_in_row} times in a row after step "
-                f"{self.progress.step}, position {self.progress.position}; the last good state is saved",
-                agreed=True,
-            )
-        return done
+        before, self.progress = self.progress, advanced(self.progress, local, result, self.schedule.examples)
+        self.done = Done(before, self.progress, local.batch, local.indices, self.batches.waited, result, local.bad)
+        return self.done
 
-    def report_bad(self, local: LocalBatch) -> None:
-        """Record the examples that any rank skipped. Raises `BadInput` on all ranks where they become too many."""
-        bad = [report for reports in self.control.gather([list(report) for report in local.bad]) for report in reports]
+    def report_bad(self, done: Done) -> list[str]:
+        """Record the examples of a step that any rank skipped; returns why."""
+        # After a change of the world these are other examples than were this rank's before.
+        own = self.batches.read(done.batch).bad if done.bad is None else done.bad
+        bad = [report for reports in self.control.gather([list(report) for report in own]) for report in reports]
         step, _, position = self.place()
         for index, reason in bad:
-            self.recorder.event("bad_example", step, self.epoch_of(local.batch), position, index=index, reason=reason)
+            where = step, self.epoch_of(done.batch), position
+            self.recorder.event("bad_example", *where, data="train", index=index, reason=reason)
+        return [reason for _, reason in bad]
+
+    def refuse(self, progress: Progress, bad: list[str]) -> None:
+        """Save and end a run that has lost too many examples, `bad` the last of them, or steps.
+
+        Raises `BadInput` or `Diverged`, on all ranks alike.
+        """
         limit = self.job.data.max_bad_examples
-        if self.progress.epoch_bad > limit:
+        if progress.epoch_bad > limit:
             self.save(finished=False)
+            last = f"; the last: {bad[-1]}" if bad else ""
             raise BadInput(
-                f"{self.progress.epoch_bad} examples of epoch {self.epoch_of(local.batch)} could not be read, "
-                f"'data.max_bad_examples' is {limit}; the last: {bad[-1][1]}",
+                f"{progress.epoch_bad} examples of epoch {(progress.position - 1) // self.schedule.examples} could not "
+                f"be read, 'data.max_bad_examples' is {limit}{last}",
+                agreed=True,
+            )
+        if progress.skipped_in_row >= self.job.train.max_bad_steps:
+            self.save(finished=False)
+            raise Diverged(
+                f"loss or gradients were not finite {progress.skipped_in_row} times in a row after step "
+                f"{progress.step}, position {progress.position}; the last good state is saved",
                 agreed=True,
             )
 
@@ -214,14 +238,18 @@ class Trainer:
                 workers=self.world.size,
                 epoch_steps=self.schedule.epoch_steps,
             )
-            self.progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
         self.recorder.distributions(progress.step)
         if self.validate is not None:
             self.watch.doing("validation")
-            values = self.validate()
-            self.recorder.validation(progress.step, epoch, progress.position, values)
-            self.progress = with_best(self.progress, self.job.checkpoint.best, values)
-            self.draw(epoch)
+            validated = self.validate()
+            for index, reason in validated.bad:
+                place = progress.step, epoch, progress.position
+                self.recorder.event("bad_example", *place, data="validation", index=index, reason=reason)
+            self.recorder.validation(progress.step, epoch, progress.position, validated.values)
+            self.progress = with_best(self.progress, self.job.checkpoint.best, validated.values)
+            # Rank 0's alone: the others learn of a failure with the next step.
+            with self.recorder.noting_failure():
+                self.draw(epoch)
 
     def verify(self) -> None:
         """Prove that all ranks hold the same bits. Raises `RunFailed` on all ranks, naming who differs in what."""
@@ -280,11 +308,14 @@ class Trainer:
         agreed(self.control, write)
 
 
-def advanced(progress: Progress, local: LocalBatch, result: StepResult) -> Progress:
+def advanced(progress: Progress, local: LocalBatch, result: StepResult, epoch_examples: int) -> Progress:
     """The progress after a step: a skipped one moves the position only, since its update was not made.
 
-    Nor was it where no example of the batch could be read, which says nothing about the run's health.
+    Nor was it where no example of the batch could be read, which says nothing about the run's health. An epoch's sums
+    begin anew with its first batch.
     """
+    if local.batch.start % epoch_examples == 0:
+        progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
     bad = int(result.flags[BAD])
     used = local.batch.size - bad
     progress = replace(progress, position=local.batch.stop, epoch_bad=progress.epoch_bad + bad)

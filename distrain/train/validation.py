@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,34 +18,42 @@ from distrain.world.topology import World, share
 Confusion = npt.NDArray[np.int64]
 
 
-def validate(
-    source: Source, step: EvaluateStep, world: World, control: Control, *, batch_size: int
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Validated:
+    """Loss and metrics, and the examples that were skipped: index and reason of each."""
+
+    values: dict[str, float]
+    bad: list[tuple[int, str]]
+
+
+def validate(source: Source, step: EvaluateStep, world: World, control: Control, *, batch_size: int) -> Validated:
     """Loss and metrics over all examples of `source`; equal on all ranks. Collective.
 
-    Where examples that cannot be read are skipped, `bad_examples` says how many, if any. Raises `BadInput` on all ranks
-    where any rank's examples cannot be read and are not skipped, and where none can.
+    Where examples that cannot be read are skipped, the value `bad_examples` says how many, if any. Raises `BadInput` on
+    all ranks where any rank's examples cannot be read and are not skipped, and where none can.
     """
-    loss, confusion, bad = agreed(control, lambda: _sums(source, step, world, batch_size))
-    sums = control.gather([loss, confusion.tolist(), bad])
+    loss, confusion, own = agreed(control, lambda: _sums(source, step, world, batch_size))
+    sums = control.gather([loss, confusion.tolist(), own])
     total = np.sum([np.asarray(counts, np.int64) for _, counts, _ in sums], axis=0)
-    skipped = sum(count for *_, count in sums)
-    if skipped == len(source):
-        raise BadInput("no example of the validation data could be read", agreed=True)
-    mean_loss = sum(part for part, *_ in sums) / (len(source) - skipped)
+    bad = [(index, reason) for *_, reports in sums for index, reason in reports]
+    if len(bad) == len(source):
+        raise BadInput(f"no example of the validation data could be read; the last: {bad[-1][1]}", agreed=True)
+    mean_loss = sum(part for part, *_ in sums) / (len(source) - len(bad))
     values = {"loss": mean_loss, **metrics(total, segmentation=source.spec.segmentation)}
-    return {**values, "bad_examples": float(skipped)} if skipped else values
+    return Validated({**values, "bad_examples": float(len(bad))} if bad else values, bad)
 
 
-def _sums(source: Source, step: EvaluateStep, world: World, batch_size: int) -> tuple[float, Confusion, int]:
-    """Sums over this rank's part of losses and of counts, and how many examples of it were skipped."""
-    loss, bad = 0.0, 0
+def _sums(
+    source: Source, step: EvaluateStep, world: World, batch_size: int
+) -> tuple[float, Confusion, list[tuple[int, str]]]:
+    """Sums over this rank's part of losses and of counts, and the examples of it that were skipped."""
+    loss, bad = 0.0, list[tuple[int, str]]()
     confusion = np.zeros((source.spec.classes, source.spec.classes), np.int64)
     mine = share(len(source), rank=world.rank, size=world.size)
     for start in range(mine.start, mine.stop, batch_size):
         indices = range(start, min(start + batch_size, mine.stop))
-        examples = _read(source, indices)
-        bad += len(indices) - len(examples)
+        examples, unread = _read(source, indices)
+        bad += unread
         if examples:
             losses, counts, _ = step(*stack(examples))
             loss += float(np.sum(losses.numpy()))
@@ -52,15 +61,17 @@ def _sums(source: Source, step: EvaluateStep, world: World, batch_size: int) -> 
     return loss, confusion, bad
 
 
-def _read(source: Source, indices: Sequence[int]) -> list[Example]:
-    """The examples at `indices` but those that may be skipped. Raises `BadInput`."""
-    examples = []
-    for read in source.read_batch(indices, 0):
+def _read(source: Source, indices: Sequence[int]) -> tuple[list[Example], list[tuple[int, str]]]:
+    """The examples at `indices`, and index and reason of those that are skipped. Raises `BadInput`."""
+    examples, bad = [], []
+    for index, read in zip(indices, source.read_batch(indices, 0), strict=True):
         if not isinstance(read, BadInput):
             examples.append(read)
-        elif not source.skips:
+        elif source.skips:
+            bad.append((index, str(read)))
+        else:
             raise read
-    return examples
+    return examples, bad
 
 
 def stack(examples: Sequence[Example]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
@@ -97,7 +108,7 @@ def read_examples(source: Source, count: int) -> list[Example]:
     for index in range(len(source)):
         if len(examples) == count:
             break
-        examples += _read(source, [index])
+        examples += _read(source, [index])[0]
     if not examples:
         raise BadInput("no examples to draw")
     return examples

@@ -59,12 +59,12 @@ def test_no_log_has_no_records(tmp_path: Path) -> None:
 
 
 def test_half_a_line_is_not_read_and_goes_when_the_run_goes_on(tmp_path: Path) -> None:
-    path = _log(tmp_path / "log.jsonl", {"step": 1}, {"step": 2})
-    path.write_bytes(path.read_bytes() + b'{"step": 3, "lo')
-    assert [record["step"] for record in read(path)] == [1, 2]
+    path = _log(tmp_path / "log.jsonl", {"position": 1}, {"position": 2})
+    path.write_bytes(path.read_bytes() + b'{"position": 3, "lo')
+    assert [record["position"] for record in read(path)] == [1, 2]
     cut(path, 2)
-    _log(path, {"step": 3})
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+    _log(path, {"position": 3})
+    assert path.read_text() == '{"position": 1}\n{"position": 2}\n{"position": 3}\n'
 
 
 def test_a_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
@@ -103,27 +103,30 @@ def test_a_file_that_cannot_be_opened_is_an_os_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "left", "removed"), [(0, [], 4), (1, [1], 3), (2, [1, 2, 2], 1), (9, [1, 2, 2, 3], 0)]
+    ("position", "left", "removed"), [(0, [], 4), (1, [1], 3), (2, [1, 2, 2], 1), (9, [1, 2, 2, 3], 0)]
 )
-def test_what_is_after_the_checkpoint_is_cut_off(tmp_path: Path, step: int, left: list[int], removed: int) -> None:
+def test_what_is_after_the_checkpoint_is_cut_off(tmp_path: Path, position: int, left: list[int], removed: int) -> None:
     kinds = ["step", "step", "epoch", "step"]
-    records = [{"kind": kind, "step": number} for kind, number in zip(kinds, [1, 2, 2, 3], strict=True)]
+    records = [{"kind": kind, "position": number} for kind, number in zip(kinds, [1, 2, 2, 3], strict=True)]
     path = _log(tmp_path / "log.jsonl", *records)
-    assert cut(path, step) == removed
-    assert [record["step"] for record in read(path)] == left
+    assert cut(path, position) == removed
+    assert [record["position"] for record in read(path)] == left
     assert os.listdir(tmp_path) == ["log.jsonl"]
 
 
 def test_cutting_leaves_every_digit(tmp_path: Path) -> None:
-    path = _log(tmp_path / "log.jsonl", {"step": 1, "loss": 0.1 + 0.2, "small": 5e-324, "text": "ü"}, {"step": 2})
+    path = _log(
+        tmp_path / "log.jsonl", {"position": 1, "loss": 0.1 + 0.2, "small": 5e-324, "text": "ü"}, {"position": 2}
+    )
     first = path.read_bytes().splitlines()[0]
     cut(path, 1)
     assert path.read_bytes().splitlines() == [first]
 
 
 def test_starts_and_stops_stay_what_is_done_again_goes(tmp_path: Path) -> None:
-    """After a cut to step 2 the skipped step comes again, and is told again."""
-    events = [("started", 0), ("stopped", 3), ("resumed", 3), ("skipped", 4)]
-    path = _log(tmp_path / "log.jsonl", *({"kind": "event", "event": name, "step": step} for name, step in events))
-    cut(path, 2)
-    assert [record["event"] for record in read(path)] == ["started", "stopped", "resumed"]
+    """A step that was skipped after the checkpoint has the checkpoint's number; it comes again, and is told again."""
+    events = [("started", 0, 0), ("skipped", 2, 12), ("stopped", 2, 20), ("resumed", 2, 16), ("skipped", 2, 20)]
+    fields = ({"kind": "event", "event": name, "step": step, "position": position} for name, step, position in events)
+    path = _log(tmp_path / "log.jsonl", *fields)
+    cut(path, 16)
+    assert [record["event"] for record in read(path)] == ["started", "skipped", "stopped", "resumed"]

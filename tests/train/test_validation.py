@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from distrain.data.provider import Example, ExampleSpec
 from distrain.data.source import Source
 from distrain.errors import BadInput
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
-from distrain.train.validation import metrics, read_examples, stack, validate
+from distrain.train.validation import Validated, metrics, read_examples, stack, validate
 from distrain.world.control import Control
 from distrain.world.topology import World
 from tests.small_models import make_examples, make_trained
@@ -90,7 +91,7 @@ def test_it_is_exact_over_all_examples_for_any_world_and_batch(spec: ExampleSpec
     for size, batch_size in ((1, 1), (1, 7), (2, 3), (3, 2), (4, 100), (9, 1)):
 
         def run(world: World, control: Control, batch_size: int = batch_size) -> dict[str, float]:
-            return validate(source, step, world, control, batch_size=batch_size)
+            return validate(source, step, world, control, batch_size=batch_size).values
 
         found = [future.result() for future in in_world(size, run)]
         assert all(one == found[0] for one in found)
@@ -107,11 +108,14 @@ def test_an_example_that_cannot_be_read_is_all_ranks_error() -> None:
             raise BadInput("picture_3.png: broken")
         return example
 
-    def run(world: World, control: Control) -> dict[str, float]:
-        return validate(Source(held, spec, prepare), step, world, control, batch_size=2)
+    def run(world: World, control: Control, *, skips: bool = False) -> Validated:
+        return validate(Source(held, spec, prepare, skips=skips), step, world, control, batch_size=2)
 
-    futures: list[Future[dict[str, float]]] = in_world(2, run)
+    futures: list[Future[Validated]] = in_world(2, run)
     assert [str(future.exception()) for future in futures] == ["rank 1: picture_3.png: broken"] * 2
+    for future in in_world(2, partial(run, skips=True)):
+        assert future.result().bad == [(3, "picture_3.png: broken")]
+        assert future.result().values["bad_examples"] == 1
 
 
 @pytest.mark.parametrize(("count", "read"), [(1, 1), (3, 3), (9, 3)])
