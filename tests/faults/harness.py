@@ -102,6 +102,15 @@ class Bench:
         """Run the job to its end."""
         return end(self.begin(world, run))
 
+    def struck(self, case: Case, run: Path, codes: list[int]) -> bool:
+        """True where the fault has befallen the run, whose starts ended with `codes`, as often as its name says.
+
+        A touch leaves its mark; a signal that comes too late finds nobody, and the run ends well.
+        """
+        if case.fault in TOUCHES or case.fault == "during restore":
+            return self._mark(run).exists()
+        return all(code != 0 for code in codes)
+
     def trouble(self, case: Case, run: Path) -> list[int]:
         """Let the fault befall a run in `run`; returns the exit codes of the starts. The run may not be done then."""
         draw = random.Random(case.seed)
@@ -112,7 +121,9 @@ class Bench:
             first = self._killed(case.world, run, draw, earliest=0.6, whom="worker")
             return [first, self._touched(case.world, run, [*RESTORE[:2], draw.randint(1, RESTORE[2])])]
         if case.fault == "twice in a row":
-            return [self._killed(case.world, run, draw, earliest=0.3, whom="worker") for _ in range(2)]
+            first = self._killed(case.world, run, draw, earliest=0.3, whom="worker")
+            # Sooner: a part of the run is done already.
+            return [first, self._killed(case.world, run, draw, earliest=0.1, latest=0.5, whom="worker")]
         if case.fault == "before the first step":
             return [self._killed(case.world, run, draw, latest=0.5, whom="worker")]
         if case.fault == "launcher killed":
@@ -128,7 +139,11 @@ class Bench:
         return [self._killed(case.world, run, draw, whom=draw.choice(["launch", "worker"]), number=number)]
 
     def _touched(self, world: World, run: Path, fault: list[Any]) -> int:
-        return end(self.begin(world, run, [*fault, str(self.folder / f"{run.name}.struck")])).code
+        return end(self.begin(world, run, [*fault, str(self._mark(run))])).code
+
+    def _mark(self, run: Path) -> Path:
+        """The file that the hook leaves where it kills."""
+        return self.folder / f"{run.name}.struck"
 
     def _killed(
         self,
