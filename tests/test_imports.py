@@ -17,7 +17,7 @@ LAUNCHER_MAY = {"distrain", *(f"distrain.{name}" for name in ("errors", "launche
 HEAVY = {"tensorflow", "keras", "horovod", "mpi4py"}
 LIGHT = (
     *("errors", "factory", "job", "data", "launcher", "cli"),
-    *(f"world.{name}" for name in ("start", "control", "topology", "versions")),
+    *(f"world.{name}" for name in ("start", "control", "quick_import", "topology", "versions")),
     *("checkpoint.store", "log.records", "log.folder", "log.terminal", "log.parts", "log.gradient_table"),
     *("log.gradient_plots", *(f"gradients.{name}" for name in ("measures", "advice", "attention", "rank_comparison"))),
 )

@@ -15,6 +15,7 @@ from distrain.job.schema import Job
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.control import agree
+from distrain.world.quick_import import import_tensorflow
 from distrain.world.start import Started, announced_rank, check_same, lost_another, start
 
 HELP = "train a job: alone, or as one of the workers that a launcher started"
@@ -86,6 +87,7 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Job | None, BadInput | None]
 
 def _settled(job: Job, started: Started) -> BadInput | None:
     """Settle devices and threads, which must come before the first exchange; returns what is wrong with them."""
+    import_tensorflow()
     from distrain.world.devices import prepare
 
     try:

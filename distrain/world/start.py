@@ -18,6 +18,7 @@ from distrain.errors import BadInput, RunFailed
 from distrain.world.control import AloneControl, BytesControl, Control
 from distrain.world.elastic import ELASTIC, Membership, is_elastic
 from distrain.world.memory import keep_freed_memory
+from distrain.world.quick_import import import_tensorflow
 from distrain.world.topology import World
 from distrain.world.versions import versions
 
@@ -149,6 +150,7 @@ def _start_gloo(found: Launched) -> Started:
 
 
 def _initialised_horovod() -> Any:
+    import_tensorflow()
     import horovod.tensorflow as horovod
 
     horovod.init()
