@@ -10,7 +10,7 @@ COMPILE = "$$uv" pip compile --quiet --universal --python-version 3.11 --fork-st
 	--no-annotate --no-emit-package horovod --custom-compile-command "make requirements" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test soak check format requirements clean
+.PHONY: help train test soak check format requirements reference clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 20
@@ -45,6 +45,10 @@ requirements: ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra cpu --group dev pyproject.toml -c requirements/cpu.txt -o requirements/dev.txt && \
 	$(COMPILE) --group build -c requirements/cpu.txt -o requirements/build.txt && \
 	$(COMPILE) --group uv -o requirements/uv.txt
+
+reference: ## write docs/job.md and docs/job.schema.json anew from the job's schema
+	@$(SETUP) --group dev
+	$(BIN)/python -m distrain.job.reference docs
 
 clean: ## remove the environment and the caches of the tools, never runs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build distrain.egg-info

@@ -43,26 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Start the world and wait for its end; returns the workers' exit code."""
     worker = arguments.worker[1:] if arguments.worker[:1] == ["--"] else arguments.worker
-    parsed = _checked(worker)
+    parsed, job = _checked(worker)
     world = _world(arguments)
     if world.elastic is not None:
-        check_elastic(load_job(parsed.job, parsed.overrides), most=world.elastic[1])
-    environment = dict(os.environ)
+        check_elastic(job, most=world.elastic[1])
     if sys.stdout.isatty():
-        environment[TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
-    os.environ.update(environment)
+        os.environ[TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
     if arguments.dry_run:
-        print(shown(start_command(world, worker, environment)))
+        print(shown(start_command(world, worker, dict(os.environ))))
         return 0
-    ended = _run(world, worker, parsed, restarts=arguments.restarts)
+    folder = RunFolder(train.run_dir(parsed, job))
+    ended = _run(world, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts)
     for line in ended.words:
         print(line, file=sys.stderr, flush=True)
     return ended.code
 
 
-def _run(world: World, worker: list[str], parsed: argparse.Namespace, *, restarts: int) -> Ended:
-    folder = RunFolder(train.run_dir(parsed, load_job(parsed.job, parsed.overrides)))
-    old = _identity(folder.path) if parsed.fresh else None
+def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
+    old = _identity(folder.path) if fresh else None
     gloo = world.controller == "gloo"
 
     def start(restart: int) -> Ended:
@@ -73,7 +71,7 @@ def _run(world: World, worker: list[str], parsed: argparse.Namespace, *, restart
         # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
         return execute(command, prefixed=gloo, stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1)
 
-    before = Reached() if parsed.fresh else reached(folder)
+    before = Reached() if fresh else reached(folder)
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
 
 
@@ -103,15 +101,14 @@ def _means_fresh(part: str) -> bool:
     return len(part) > 2 and "--fresh".startswith(part)
 
 
-def _checked(worker: list[str]) -> argparse.Namespace:
-    """Refuse a wrong job here, before any worker is started; each worker checks it again."""
+def _checked(worker: list[str]) -> tuple[argparse.Namespace, Job]:
+    """The workers' arguments and job. A wrong job is refused here, before any is started; each checks it again."""
     if worker[:1] != ["train"]:
         raise BadInput(f"launch: expected '-- train JOB.yaml ...', got '{' '.join(worker) or 'nothing'}'")
     parser = Parser(prog="distrain train")
     train.add_arguments(parser)
     parsed = parser.parse_args(worker[1:])
-    load_job(parsed.job, parsed.overrides)
-    return parsed
+    return parsed, load_job(parsed.job, parsed.overrides)
 
 
 def _elastic_world(arguments: argparse.Namespace) -> World:

@@ -18,8 +18,6 @@ from distrain.errors import BadInput
 from distrain.job.schema import Reading
 from distrain.world.topology import World
 
-READ_AHEAD = Reading().ahead
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -16,7 +16,6 @@ from distrain.data.provider import FloatArray, LabelArray
 from distrain.errors import BadInput
 
 _WHITE = 255  # the foreground of a mask as most programs write it
-NORMALISE = ("auto", "image", "none")
 
 
 def listed(values: Sequence[float]) -> str:

@@ -193,7 +193,7 @@ class CallableProvider(Section):
 class CustomProvider(Custom):
     """A user's own provider."""
 
-    provider: str = Field(description=f"`{CUSTOM}`, called with the other keys; returns a provider.")
+    provider: str = Field(pattern=":", description=f"`{CUSTOM}`, called with the other keys; returns a provider.")
 
 
 ProviderChoice = Annotated[
@@ -252,7 +252,7 @@ class Data(Section):
 
 
 class UNet(Section):
-    """The U-Net of 2015 with valid convolutions: the output is smaller than the input, labels are cropped to it."""
+    """The U-Net of 2015. With `valid` padding the output is smaller than the input, and labels are cropped to it."""
 
     name: Literal["unet"] = "unet"
     layers: int = Field(3, ge=1, le=8, description="Resolutions, the lowest included.")
@@ -277,7 +277,9 @@ class Application(Section):
 class CustomModel(Custom):
     """A user's own model."""
 
-    name: str = Field(description=f"`{CUSTOM}`, called with the data's spec and the other keys; returns a Keras model.")
+    name: str = Field(
+        pattern=":", description=f"`{CUSTOM}`, called with the data's spec and the other keys; returns a Keras model."
+    )
 
 
 ModelChoice = Annotated[
@@ -304,7 +306,9 @@ class Dice(Section):
 class CustomLoss(Custom):
     """A user's own loss."""
 
-    name: str = Field(description=f"`{CUSTOM}`, called with the other keys; returns f(labels, logits) -> [batch].")
+    name: str = Field(
+        pattern=":", description=f"`{CUSTOM}`, called with the other keys; returns f(labels, logits) -> [batch]."
+    )
 
 
 LossChoice = Annotated[
@@ -349,7 +353,7 @@ class Adam(Decaying):
 class CustomOptimizer(Custom):
     """A user's own optimizer."""
 
-    name: str = Field(description=f"`{CUSTOM}`, called with the other keys; returns a Keras optimizer.")
+    name: str = Field(pattern=":", description=f"`{CUSTOM}`, called with the other keys; returns a Keras optimizer.")
 
 
 OptimizerChoice = Annotated[

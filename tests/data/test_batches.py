@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distrain.data.batches import READ_AHEAD, Batches, LocalBatch, Plan
+from distrain.data.batches import Batches, LocalBatch, Plan
 from distrain.data.order import Batch, drawn
 from distrain.data.provider import Example
 from distrain.data.source import Source
+from distrain.job.schema import Reading
 from distrain.world.topology import World
 from tests.support import Numbered
 
@@ -146,4 +147,4 @@ def test_it_reads_ahead_but_not_without_end() -> None:
         thread.join(30)
     assert len(workers) >= 1
     assert not any(thread.is_alive() for thread in workers)
-    assert 4 <= len(read) <= 4 * (READ_AHEAD + 1)
+    assert 4 <= len(read) <= 4 * (Reading().ahead + 1)
