@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from distrain.data import images as decoding
 from distrain.data.formats.files import Array, Shape, words
+from distrain.data.parallel import in_order
 from distrain.data.paths import Wanted, files
 from distrain.data.provider import Example, ExampleSpec
 from distrain.data.storage import shown
@@ -22,6 +23,8 @@ from distrain.errors import BadInput
 
 # So many examples, spread evenly over the data set, have their headers read when it is made.
 HEADERS_CHECKED = 4096
+# Headers are waited for, not computed: a storage far away answers many requests in the time of one.
+HEADER_THREADS = 16
 
 _CHANNELS = (1, 3, 4)
 _WANTED = Wanted("image_pairs", "images", decoding.is_image, decoding.ENDINGS)
@@ -108,11 +111,15 @@ class ImagePairs:
         count = min(len(self), HEADERS_CHECKED)
         chosen = [place * (len(self) - 1) // max(count - 1, 1) for place in range(count)]
         first = height, width, channels = image_shape(self._images.at(chosen[0]))
-        for index in chosen:
+
+        def shape_of_pair(index: int) -> tuple[int, int, int]:
             image_page, label_page = self._images.at(index), self._labels.at(index)
             shape = image_shape(image_page)
             self._require_form(image_page, shape, first)
             _require_pair(image_page, shape, label_page, _label_shape(label_page))
+            return shape
+
+        for shape in in_order(shape_of_pair, chosen, threads=HEADER_THREADS):
             height, width = min(height, shape[0]), min(width, shape[1])
         return ExampleSpec(image_shape=(height, width, channels), label_shape=(height, width), classes=self._classes)
 
@@ -141,7 +148,10 @@ class Pages:
 
     def __init__(self, files: Sequence[str]) -> None:
         self.files = files
-        self.counts = [1 if decoding.has_one_page(path) else decoding.count_pages(path) for path in files]
+        several = [path for path in files if not decoding.has_one_page(path)]
+        counted = in_order(decoding.count_pages, several, threads=HEADER_THREADS)
+        pages = dict(zip(several, counted, strict=True))
+        self.counts = [pages.get(path, 1) for path in files]
         self._starts = list(itertools.accumulate(self.counts, initial=0))
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from distrain.data import image_pairs
+from distrain.data import image_pairs, images
+from distrain.data.formats.files import Shape
 from distrain.data.image_pairs import ImagePairs
 from distrain.data.provider import Provider
 from distrain.errors import BadInput
@@ -438,6 +440,24 @@ def test_headers_are_checked_for_a_bounded_number_spread_over_all(
             provider.read(0)
             with pytest.raises(BadInput, match=rf"i/{odd}.png: is 9 x 9"):
                 provider.read(odd)
+
+
+def test_headers_are_read_many_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage far away takes a tenth of a second for each; the run would be ended as standing still."""
+    under_way, most = 0, 0
+    page_shape = images.page_shape
+
+    def slow(path: str, page: int, *, indices: bool = False) -> Shape:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        time.sleep(0.01)
+        under_way -= 1
+        return page_shape(path, page, indices=indices)
+
+    monkeypatch.setattr(images, "page_shape", slow)
+    _sizes(tmp_path, *[(6, 7)] * 20)
+    assert most > 8
 
 
 def test_what_changes_after_the_check_is_found_on_reading(tmp_path: Path) -> None:
