@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from distrain.errors import RunFailed
 from distrain.world.collectives import Collectives
+from distrain.world.control import Control
 
 Fingerprint = Callable[[], tuple[npt.NDArray[np.int64], bool]]
 
@@ -32,6 +34,27 @@ def build_fingerprint(variables: Sequence[tf.Variable], collectives: Collectives
         return own.numpy(), bool(same)
 
     return fingerprint
+
+
+def verify(fingerprint: Fingerprint, names: Sequence[str], control: Control, step: int) -> None:
+    """Prove that all ranks hold the same bits; `names` are those of the variables. Collective.
+
+    Raises `RunFailed` on all ranks, naming who differs from whom in what.
+    """
+    own, same = fingerprint()
+    if same:
+        return
+    rows = control.gather([int(value) for value in own])
+    differing = next(number for number in range(len(own)) if len({row[number] for row in rows}) > 1)
+    groups: dict[int, list[int]] = {}
+    for rank, row in enumerate(rows):
+        groups.setdefault(row[differing], []).append(rank)
+    ranks = " and ".join("rank " + ", ".join(map(str, members)) for members in groups.values())
+    raise RunFailed(
+        f"step {step}: {ranks} differ in {names[differing]}; the ranks no longer train the same model, so the run is "
+        "ended",
+        agreed=True,
+    )
 
 
 def _hash(variable: tf.Variable) -> tf.Tensor:

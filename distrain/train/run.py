@@ -26,9 +26,10 @@ from distrain.log.recorder import Recorder
 from distrain.log.records import cut
 from distrain.model.build import Trained, build
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
-from distrain.step.fingerprint import build_fingerprint
+from distrain.step.fingerprint import build_fingerprint, verify
 from distrain.step.train_step import build_train_step
 from distrain.train.opening import Opened, Request, open_run, reopen
+from distrain.train.saving import Saving
 from distrain.train.schedule import Schedule, make_schedule
 from distrain.train.standing import Done, described, foremost, taken_over
 from distrain.train.stop import StopRequest
@@ -211,6 +212,15 @@ def _trainer(
     if world.rank == 0 and parts.statistics is not None:
         names = [weight.path for weight in parts.trained.model.trainable_variables]
         gradients = GradientTable(request.folder.gradients, names, job.train.precision)
+    recorder = Recorder(
+        request.folder,
+        job.log,
+        rank=world.rank,
+        epoch_examples=len(parts.training),
+        display=display,
+        gradients=gradients,
+    )
+    fingerprint = build_fingerprint(list(parts.state.variables.values()), collectives)
     return Trainer(
         job=job,
         world=world,
@@ -227,17 +237,9 @@ def _trainer(
             accumulate=job.train.accumulate,
             clip_norm=job.train.clip_norm,
         ),
-        fingerprint=build_fingerprint(list(parts.state.variables.values()), collectives),
-        fingerprinted=list(parts.state.variables),
-        saver=saver,
-        recorder=Recorder(
-            request.folder,
-            job.log,
-            rank=world.rank,
-            epoch_examples=len(parts.training),
-            display=display,
-            gradients=gradients,
-        ),
+        verify=lambda step: verify(fingerprint, list(parts.state.variables), started.control, step),
+        saving=Saving(job, world.rank, started.control, parts.schedule, saver, recorder, watch),
+        recorder=recorder,
         stop=stop,
         watch=watch,
         membership=started.membership,

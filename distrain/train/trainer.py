@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
@@ -12,22 +11,21 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from distrain.checkpoint.retention import with_best
-from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches, LocalBatch
 from distrain.data.order import Batch, mix_all
-from distrain.errors import BadInput, Diverged, RunEnds, RunFailed, WorldChanged
+from distrain.errors import BadInput, Diverged, RunEnds, WorldChanged
 from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
-from distrain.step.fingerprint import Fingerprint
 from distrain.step.train_step import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, TrainStep, measured_of
+from distrain.train.saving import Saving
 from distrain.train.schedule import Schedule
 from distrain.train.standing import Done
 from distrain.train.stop import StopRequest
 from distrain.train.validation import Validated
 from distrain.train.watch import Watch
-from distrain.world.control import Control, agree, agreed
+from distrain.world.control import Control, agree
 from distrain.world.elastic import Membership
 from distrain.world.topology import World
 
@@ -36,10 +34,10 @@ from distrain.world.topology import World
 class Trainer:
     """One rank's training; everything it does that involves other ranks, all ranks do in the same order.
 
-    `validate` gives loss and metrics (collective), `draw` makes rank 0's picture of an epoch; `unsaved` is why rank 0
-    could not write a checkpoint, where that ends the run. `complete`: it was taken up from the checkpoint of a finished
-    run. In a world that may change there is a `membership`, `buffers` are the weights that a forward pass changes, and
-    `done` the last step: what is due after it may not be done.
+    `verify(step)` proves that the ranks are alike (collective, raises `RunFailed`), `validate` gives loss and metrics
+    (collective), `draw` makes rank 0's picture of an epoch. `complete`: it was taken up from the checkpoint of a
+    finished run. In a world that may change there is a `membership`, `buffers` are the weights that a forward pass
+    changes, and `done` the last step: what is due after it may not be done.
     """
 
     job: Job
@@ -49,9 +47,8 @@ class Trainer:
     progress: Progress
     batches: Batches
     step: TrainStep
-    fingerprint: Fingerprint
-    fingerprinted: list[str]
-    saver: Saver
+    verify: Callable[[int], None]
+    saving: Saving
     recorder: Recorder
     stop: StopRequest
     watch: Watch
@@ -59,7 +56,6 @@ class Trainer:
     buffers: list[tf.Variable]
     validate: Callable[[], Validated] | None
     draw: Callable[[int], None]
-    unsaved: RunEnds | None = None
     complete: bool = False
     done: Done | None = None
 
@@ -69,9 +65,7 @@ class Trainer:
         The state is saved in both cases. Raises on all ranks alike: `BadInput` where examples cannot be read,
         `RunFailed` where files cannot be written or ranks differ, `Diverged`, `WorldChanged`.
         """
-        self._clock = time.monotonic()
-        self._seconds = 0.0
-        self.verify()
+        self.verify(self.progress.step)
         stopping = self.nothing_left() if self.done is None else self.after(self.done, again=True)
         while not stopping:
             self.watch.doing("reading examples", alone=True)
@@ -86,7 +80,7 @@ class Trainer:
             return False
         self.refuse(self.progress, [])
         if not self.complete:
-            self.save(finished=True)
+            self.saving.save(self.progress, finished=True)
         return True
 
     def after(self, done: Done, *, again: bool = False) -> bool:
@@ -107,12 +101,12 @@ class Trainer:
         if bad or not result.applied:
             self.refuse(done.after, bad)
         if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
-            self.verify()
+            self.verify(self.progress.step)
         stopping = finished or self.asked(result, STOP)
         if stopping:
-            self.save(finished=finished)
-        elif self.asked(result, SAVE) or self.save_due(before) or self.progress.best_step != before.best_step:
-            self.begin_save()
+            self.saving.save(self.progress, finished=finished)
+        elif self.asked(result, SAVE) or self.save_due(before):
+            self.saving.begin(self.progress)
         if self.asked(result, RESIZE) and not stopping and not again:
             raise WorldChanged
         return stopping
@@ -149,48 +143,28 @@ class Trainer:
 
         Raises `BadInput` or `Diverged`, on all ranks alike.
         """
-        limit = self.job.data.max_bad_examples
-        if progress.epoch_bad > limit:
-            self.save(finished=False)
-            last = f"; the last: {bad[-1]}" if bad else ""
-            raise BadInput(
-                f"{progress.epoch_bad} examples of epoch {(progress.position - 1) // self.schedule.examples} could not "
-                f"be read, 'data.max_bad_examples' is {limit}{last}",
-                agreed=True,
-            )
-        if progress.skipped_in_row >= self.job.train.max_bad_steps:
-            self.save(finished=False)
-            raise Diverged(
-                f"loss or gradients were not finite {progress.skipped_in_row} times in a row after step "
-                f"{progress.step}, position {progress.position}; the last good state is saved",
-                agreed=True,
-            )
+        ending = beyond_limits(self.job, progress, bad, epoch_examples=self.schedule.examples)
+        if ending is not None:
+            self.saving.save(self.progress, finished=False)
+            raise ending
 
     def fail(self, local: LocalBatch) -> NoReturn:
         """Raise on all ranks what has befallen one; where only examples are bad, the state is saved before."""
         try:
-            agree(self.control, local.error or self.recorder.failure or self.unsaved)
+            agree(self.control, local.error or self.recorder.failure or self.saving.failure)
         except BadInput:
-            self.save(finished=False)
+            self.saving.save(self.progress, finished=False)
             raise
         raise AssertionError("a rank raised FAILED without an error")
 
     def flags(self, local: LocalBatch) -> npt.NDArray[np.float32]:
         """What this rank has to tell the others: that it was asked to stop, that time to save has come, a failure."""
-        self.note(self.saver.poll())
+        self.saving.poll(self.progress)
         flags = np.zeros(FLAGS, np.float32)
         flags[STOP] = self.stop.signal is not None
         flags[BAD] = len(local.bad)
-        flags[FAILED] = any(error is not None for error in (local.error, self.recorder.failure, self.unsaved))
-        now = time.monotonic() - self._clock
-        every = self.job.checkpoint.every
-        # One rank's clock decides for all.
-        flags[SAVE] = (
-            self.world.rank == 0
-            and every.timed
-            and every.due(Cursor(0, 0, self._seconds), Cursor(0, 0, now), epoch_examples=self.schedule.examples)
-        )
-        self._seconds = now
+        flags[FAILED] = any(error is not None for error in (local.error, self.recorder.failure, self.saving.failure))
+        flags[SAVE] = self.saving.time_has_come()
         flags[RESIZE] = self.membership is not None and self.membership.changed
         return flags
 
@@ -208,6 +182,11 @@ class Trainer:
         before, after = self.cursor(done.before), self.cursor(done.after)
         measured = measured_of(done.result) if self.world.rank == 0 else None
         self.recorder.step(before, after, done.batch, done.indices, done.result, done.waited, measured)
+
+    def save_due(self, before: Progress) -> bool:
+        """True where a checkpoint is due, or this is the best state so far."""
+        best = self.progress.best_step != before.best_step
+        return best or self.saving.due(self.cursor(before), self.cursor(self.progress))
 
     def cursor(self, progress: Progress) -> Cursor:
         """Where a run stands, for what is due: behind an epoch's dropped remainder the next one has begun."""
@@ -251,61 +230,24 @@ class Trainer:
             with self.recorder.noting_failure():
                 self.draw(epoch)
 
-    def verify(self) -> None:
-        """Prove that all ranks hold the same bits. Raises `RunFailed` on all ranks, naming who differs in what."""
-        own, same = self.fingerprint()
-        if same:
-            return
-        rows = self.control.gather([int(value) for value in own])
-        differing = next(number for number in range(len(own)) if len({row[number] for row in rows}) > 1)
-        groups: dict[int, list[int]] = {}
-        for rank, row in enumerate(rows):
-            groups.setdefault(row[differing], []).append(rank)
-        ranks = " and ".join("rank " + ", ".join(map(str, members)) for members in groups.values())
-        raise RunFailed(
-            f"step {self.progress.step}: {ranks} differ in {self.fingerprinted[differing]}; the ranks no longer train "
-            "the same model, so the run is ended",
+
+def beyond_limits(job: Job, progress: Progress, bad: list[str], *, epoch_examples: int) -> RunEnds | None:
+    """What ends a run that has lost more examples or steps than it puts up with; `bad`: why the last ones were lost."""
+    limit = job.data.max_bad_examples
+    if progress.epoch_bad > limit:
+        last = f"; the last: {bad[-1]}" if bad else ""
+        return BadInput(
+            f"{progress.epoch_bad} examples of epoch {(progress.position - 1) // epoch_examples} could not be read, "
+            f"'data.max_bad_examples' is {limit}{last}",
             agreed=True,
         )
-
-    def save_due(self, before: Progress) -> bool:
-        """True where the steps or examples of `checkpoint.every` are full."""
-        every, epoch_examples = self.job.checkpoint.every, self.schedule.examples
-        start, end = self.cursor(before), self.cursor(self.progress)
-        return not every.timed and every.due(start, end, epoch_examples=epoch_examples)
-
-    def begin_save(self) -> None:
-        """Have rank 0 copy the state and write a checkpoint of it while training goes on."""
-        if self.world.rank == 0:
-            # As in `save`: a run that goes on from it must find all rows up to it.
-            self.recorder.flush()
-            self.watch.doing("waiting for the checkpoint before", alone=True)
-            self.note(self.saver.begin(self.progress, epoch=self.schedule.epoch(self.progress)))
-
-    def note(self, error: RunEnds | None) -> None:
-        """Take in why a checkpoint could not be written: by choice the run goes on, but never from a broken state."""
-        if error is None:
-            return
-        if self.job.checkpoint.on_error == "continue" and isinstance(error, RunFailed):
-            self.recorder.event("checkpoint_failed", *self.place(), reason=str(error))
-            self.recorder.line(f"going on without a checkpoint: {error}")
-        else:
-            self.unsaved = error
-
-    def save(self, *, finished: bool) -> None:
-        """Have rank 0 write a checkpoint, and wait for it. Raises `RunFailed` or `Diverged` on all ranks alike."""
-
-        def write() -> None:
-            if self.world.rank == 0:
-                # Before the checkpoint: a run that goes on from it must find all rows up to it.
-                self.recorder.flush()
-                self.saver.save(self.progress, epoch=self.schedule.epoch(self.progress), finished=finished)
-            if self.recorder.failure is not None:
-                # There may be no further step to tell the others by.
-                raise self.recorder.failure
-
-        self.watch.doing("saving a checkpoint", alone=self.world.rank == 0)
-        agreed(self.control, write)
+    if progress.skipped_in_row >= job.train.max_bad_steps:
+        return Diverged(
+            f"loss or gradients were not finite {progress.skipped_in_row} times in a row after step {progress.step}, "
+            f"position {progress.position}; the last good state is saved",
+            agreed=True,
+        )
+    return None
 
 
 def advanced(progress: Progress, local: LocalBatch, result: StepResult, epoch_examples: int) -> Progress:

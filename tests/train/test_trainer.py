@@ -24,7 +24,7 @@ def _after(
 ) -> Progress:
     flags = np.zeros(FLAGS)
     flags[BAD] = bad
-    batch = LocalBatch(Batch(start, stop), [], *[np.zeros(0, kind) for kind in (np.float32, np.int32, np.float32)])  # type: ignore[arg-type]
+    batch = LocalBatch(Batch(start, stop - start), [], *[np.zeros(0, kind) for kind in (np.float32, np.int32, np.float32)])  # type: ignore[arg-type]
     numbers: dict[str, Any] = dict.fromkeys(StepResult._fields, NOTHING)
     result = StepResult(**{**numbers, "loss": tf.constant(loss), "applied": tf.constant(applied), "flags": flags})
     return advanced(progress, batch, result, 10)

@@ -52,7 +52,7 @@ def recorded_step(trainer: Trainer, local: object) -> object:
         average = recording.averages[number]
         recording.averages[number] = average * (1 - 1 / (n + 1)) + gradient.numpy().astype(np.float64) / (n + 1)
     if not states:
-        states.append(trainer.saver._state)
+        states.append(trainer.saving.saver._state)
     return result
 
 
