@@ -44,4 +44,8 @@ class RunFailed(RunEnds):
 
 
 class WorldChanged(Exception):
-    """Workers are to come or go: all ranks raise it after the same step, and go on in the new world."""
+    """Workers are to come or go: all that stay raise it after the same step, and go on in the new world."""
+
+
+class Dismissed(Exception):
+    """The new world has no place for this worker."""

@@ -66,6 +66,11 @@ class Saver:
         self.wait()
         self._write(self._copied(), progress, epoch, finished)
 
+    @property
+    def writing(self) -> bool:
+        """True while a checkpoint is being written in the background."""
+        return self._pending is not None and not self._pending.done()
+
     def poll(self) -> RunEnds | None:
         """Why the checkpoint that was begun last could not be written, once, when that is known; does not wait."""
         return self.wait() if self._pending is not None and self._pending.done() else None

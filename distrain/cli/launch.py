@@ -69,7 +69,8 @@ def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, res
         arguments = [part for part in worker if not _means_fresh(part)] if again else worker
         command = start_command(world, arguments, dict(os.environ))
         # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
-        return execute(command, prefixed=gloo, stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1)
+        stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
+        return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=world.elastic is not None)
 
     before = Reached() if fresh else reached(folder)
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)

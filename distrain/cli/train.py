@@ -9,9 +9,9 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from distrain.errors import EXIT_FAILED, LAST_WORDS, LOST, BadInput, RunEnds
+from distrain.errors import EXIT_FAILED, EXIT_STOPPED, LAST_WORDS, LOST, BadInput, Dismissed, RunEnds
 from distrain.job.load import digest, load_job
-from distrain.job.schema import Job
+from distrain.job.schema import Job, Parallel
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.control import agree
@@ -37,23 +37,35 @@ def main(arguments: argparse.Namespace) -> int:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     stop = StopRequest()
     stop.listen()
-    job, error = _loaded(arguments)
+    loaded = _loaded(arguments)
+    seconds = (Parallel() if isinstance(loaded, BadInput) else loaded.parallel).stall_timeout.seconds
+    # From here to the end: a rank may be stopped before the world is complete, and after the last step too.
+    watch = Watch(seconds, rank=announced_rank(os.environ))
+    try:
+        return _in_world(arguments, loaded, stop, watch, seconds)
+    finally:
+        watch.close()
+
+
+def _in_world(
+    arguments: argparse.Namespace, loaded: Job | BadInput, stop: StopRequest, watch: Watch, seconds: float
+) -> int:
     started = None
     try:
-        # A rank may be stopped before the world is complete, and MPI would wait for it for ever.
-        watch = None if job is None else Watch(job.parallel.stall_timeout.seconds, rank=announced_rank(os.environ))
         started = start(os.environ)
-        if job is not None:
-            error = _settled(job, started)
-        agree(started.control, error)
-        assert job is not None
-        check_same(started, digest(job))
-        if watch is not None:
-            watch.close()
-        code = _train(job, arguments, started, stop)
+        watch.rank = started.world.rank
+        job = loaded if isinstance(loaded, BadInput) else _settled(loaded, started)
+        if started.membership is None:
+            code = _train(job, arguments, started, stop, watch)
+        else:
+            code = _train_elastic(job, arguments, started, stop, watch, seconds)
+        watch.doing("leaving the world")
         stop.end()
         started.close()
         return code
+    except Dismissed as dismissal:
+        print(dismissal, file=sys.stderr)
+        return EXIT_STOPPED
     except RunEnds as ending:
         stop.end()
         rank = announced_rank(os.environ)
@@ -61,6 +73,7 @@ def main(arguments: argparse.Namespace) -> int:
             where = "" if ending.agreed or rank == 0 else f"rank {rank}: "
             print(f"{LAST_WORDS}{where}{ending}", file=sys.stderr, flush=True)
         if started is not None and ending.agreed:
+            watch.doing("leaving the world")
             started.close()
             return ending.exit_code
         _end_at_once(ending.exit_code)
@@ -77,16 +90,16 @@ def main(arguments: argparse.Namespace) -> int:
         _end_at_once(EXIT_FAILED)
 
 
-def _loaded(arguments: argparse.Namespace) -> tuple[Job | None, BadInput | None]:
+def _loaded(arguments: argparse.Namespace) -> Job | BadInput:
     """The job, or what is wrong with it: the other ranks must hear of that before this one ends."""
     try:
-        return load_job(arguments.job, arguments.overrides), None
+        return load_job(arguments.job, arguments.overrides)
     except BadInput as error:
-        return None, error
+        return error
 
 
-def _settled(job: Job, started: Started) -> BadInput | None:
-    """Settle devices and threads, which must come before the first exchange; returns what is wrong with them."""
+def _settled(job: Job, started: Started) -> Job | BadInput:
+    """Settle devices and threads, which must come before the first exchange; returns what is wrong with them, if so."""
     import_tensorflow()
     from distrain.world.devices import prepare
 
@@ -94,17 +107,35 @@ def _settled(job: Job, started: Started) -> BadInput | None:
         prepare(started.world, threads=job.parallel.threads, deterministic=job.parallel.deterministic)
     except BadInput as error:
         return error
-    return None
+    return job
 
 
-def _train(job: Job, arguments: argparse.Namespace, started: Started, stop: StopRequest) -> int:
+def _train(
+    job: Job | BadInput, arguments: argparse.Namespace, started: Started, stop: StopRequest, watch: Watch
+) -> int:
+    agree(started.control, job if isinstance(job, BadInput) else None)
+    assert isinstance(job, Job)
+    check_same(started, digest(job))
     # Imported here, since it brings in TensorFlow: a wrong job is refused without it.
-    from distrain.train.elastic import run_elastic
     from distrain.train.opening import Request
     from distrain.train.run import run
 
-    request = Request(job, run_dir(arguments, job), arguments.fresh)
-    return run(request, started, stop) if started.membership is None else run_elastic(request, started, stop)
+    return run(Request(job, run_dir(arguments, job), arguments.fresh), started, stop, watch=watch)
+
+
+def _train_elastic(
+    job: Job | BadInput,
+    arguments: argparse.Namespace,
+    started: Started,
+    stop: StopRequest,
+    watch: Watch,
+    seconds: float,
+) -> int:
+    from distrain.train.elastic import run_elastic
+    from distrain.train.opening import Request
+
+    request = job if isinstance(job, BadInput) else Request(job, run_dir(arguments, job), arguments.fresh)
+    return run_elastic(request, started, stop, watch, seconds)
 
 
 def run_dir(arguments: argparse.Namespace, job: Job) -> Path:

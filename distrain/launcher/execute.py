@@ -67,12 +67,13 @@ class Ended:
     asked: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
-def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) -> Ended:
+def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals, elastic: bool = False) -> Ended:
     """Run a launcher to its end, and until all that it started on this machine has ended.
 
     `prefixed`: it marks its workers' lines with `[rank]<stdout>:`, which is taken off; what is not marked is its own
     and shown only where the workers have not told what happened. `stop_signal` is what makes it ask its workers to
-    stop; it is sent too where this process is killed. Raises `BadInput` where it is not installed.
+    stop; it is sent too where this process is killed. In an `elastic` world a worker's last words are shown as they
+    come, and the others go on. Raises `BadInput` where it is not installed.
     """
     mark = uuid.uuid4().hex
     libc = ctypes.CDLL(None)
@@ -99,7 +100,8 @@ def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) ->
     output = Relay(process.stdout, sys.stdout.buffer, prefixed)
     timer = threading.Timer(FAILED_SECONDS, lambda: _kill(_started(mark, workers_only=True)))
     timer.daemon = True
-    errors = Relay(process.stderr, sys.stderr.buffer, prefixed, on_last_words=timer.start)
+    failing = _nothing if elastic else timer.start
+    errors = Relay(process.stderr, sys.stderr.buffer, prefixed, on_last_words=failing, at_once=elastic)
     threads = [threading.Thread(target=relay.run) for relay in (output, errors)]
     for thread in threads:
         thread.start()
@@ -113,7 +115,11 @@ def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals) ->
     if code not in SPOKEN_FOR:
         sys.stderr.buffer.write(own)
     sys.stderr.buffer.flush()
-    words = last_words(errors.words, own.decode(errors="replace"), code)
+    # What an elastic world has survived is not why it ended.
+    said = _ended_by(errors.words, code) if elastic else errors.words
+    words = last_words(said, own.decode(errors="replace"), code)
+    if elastic and code in SPOKEN_FOR and words == errors.latest:
+        words = []  # stands last already
     return Ended(code if code in SPOKEN_FOR else EXIT_FAILED, words, asked)
 
 
@@ -138,6 +144,18 @@ def last_words(words: Sequence[str], own: str, code: int) -> list[str]:
     return [f"{LAST_WORDS}{_how_it_ended(own.encode(), code)}{step}"]
 
 
+def _ended_by(words: Sequence[str], code: int) -> list[str]:
+    """Of what the workers of an elastic world said last, in the order it came, what its end is to be told with."""
+    if code in (EXIT_DONE, EXIT_STOPPED):
+        return []
+    lost = [line for line in words if LOST in line]
+    return [*lost, *[line for line in words if LOST not in line][-1:]]
+
+
+def _nothing() -> None:
+    pass
+
+
 def _how_it_ended(own: bytes, code: int) -> str:
     signalled = ENDED_BY_SIGNAL.search(own)
     match = signalled or ENDED_FIRST.search(own) or ENDED_BY_CODE.search(own)
@@ -156,7 +174,8 @@ class Relay:
     """Passes lines on as they come; a carriage return ends a line too, so that progress bars move.
 
     `held` are the launcher's own lines, `words` what workers said last; `on_last_words`, where given, is called at the
-    first of these, which are passed on like any other line where it is not.
+    first of these, which are passed on like any other line where it is not, and also where `at_once` is true. `latest`
+    is the line of these that nothing came after, if any.
     """
 
     source: IO[bytes]
@@ -165,6 +184,8 @@ class Relay:
     on_last_words: Callable[[], None] | None = None
     held: list[bytes] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
+    at_once: bool = False
+    latest: list[str] = field(default_factory=list)
     ruled: bool = False
 
     def run(self) -> None:
@@ -185,13 +206,20 @@ class Relay:
             if not self.words:
                 self.on_last_words()
             self.words.append(bare.decode(errors="replace").rstrip())
+            if self.at_once:
+                self._show(bare)
+                self.latest = self.words[-1:]
         else:
-            try:
-                self.target.write(bare)
-                self.target.flush()
-            except BrokenPipeError:
-                # Nobody reads on. The workers must not wait for that.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.target.fileno())
+            self._show(bare)
+
+    def _show(self, line: bytes) -> None:
+        self.latest = []
+        try:
+            self.target.write(line)
+            self.target.flush()
+        except BrokenPipeError:
+            # Nobody reads on. The workers must not wait for that.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.target.fileno())
 
     def _is_own(self, line: bytes, bare: bytes) -> bool:
         """True for the launcher's own lines: those without a worker's mark, or from one rule to the next."""

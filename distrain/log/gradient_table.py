@@ -24,15 +24,18 @@ VARIABLES, RANKS = "variables", "ranks"
 
 
 class GradientTable:
-    """Writes both tables under `folder`, numbers as `dtype` (float32 or float64). Raises `OSError`."""
+    """Writes both tables under `folder`, numbers as `dtype` (float32 or float64), at least every `flush_seconds`.
 
-    def __init__(self, folder: Path, names: Sequence[str], dtype: str) -> None:
+    Raises `OSError`.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], dtype: str, *, flush_seconds: float = parts.SECONDS) -> None:
         self._folder = folder
         self._dtype = np.dtype(dtype)
         words = [*distinct(names), ALL]
         self._numbers = np.arange(len(words), dtype=np.int32)
-        self._variables = PartedTable(folder / VARIABLES, {"variable": words})
-        self._ranks = PartedTable(folder / RANKS)
+        self._variables = PartedTable(folder / VARIABLES, {"variable": words}, seconds=flush_seconds)
+        self._ranks = PartedTable(folder / RANKS, seconds=flush_seconds)
 
     def write(self, step: int, epoch: int, measured: dict[str, Floats], ranks: RankMoments) -> None:
         """Add a step's `MEASURES`, [variables + 1] each, and what its ranks saw, in a world of 1 nothing."""

@@ -25,7 +25,7 @@ from distrain.log.display import Display
 from distrain.log.folder import RunFolder
 from distrain.log.gradient_table import GradientTable
 from distrain.log.records import RecordLog
-from distrain.log.tensorboard import EventLog
+from distrain.log.tensorboard import SECONDS, EventLog
 from distrain.step.train_step import BAD, StepResult
 
 # What a step's record tells over all variables, where it can be told.
@@ -35,7 +35,8 @@ IN_STEPS = ("noise_scale", "update_ratio", "coherence", "alignment", "agreement"
 class Recorder:
     """One rank's writers. On ranks other than 0 all but `examples` does nothing.
 
-    `gradients` is where the gradients' statistics go, on rank 0 of a run that takes them.
+    `gradients` is where the gradients' statistics go, on rank 0 of a run that takes them. TensorBoard's events are on
+    disk after `flush_seconds`.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Recorder:
         epoch_examples: int,
         display: Display | None,
         gradients: GradientTable | None = None,
+        flush_seconds: float = SECONDS,
     ):
         self.failure: RunEnds | None = None
         self._options = options
@@ -59,7 +61,8 @@ class Recorder:
         with self.noting_failure():
             if self._writes:
                 self._metrics = RecordLog(folder.metrics)
-                self._events = EventLog(folder.events) if options.tensorboard else None
+            if self._writes and options.tensorboard:
+                self._events = EventLog(folder.events, flush_seconds=flush_seconds)
             if options.examples:
                 self._examples = RecordLog(folder.examples(rank))
         self._gradients = gradients

@@ -17,12 +17,14 @@ _SCALAR = summary_pb2.SummaryMetadata(
     data_class=summary_pb2.DATA_CLASS_SCALAR,
 )
 
+SECONDS = 60.0
+
 
 class EventLog:
-    """Writes TensorBoard events under a folder."""
+    """Writes TensorBoard events under a folder, where more come at least every `flush_seconds`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._writer = tf.summary.create_file_writer(str(folder))
+    def __init__(self, folder: Path, *, flush_seconds: float = SECONDS) -> None:
+        self._writer = tf.summary.create_file_writer(str(folder), flush_millis=round(1000 * flush_seconds))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write each value under its name; all in one event, since one operation for each takes longer than the rest

@@ -83,9 +83,12 @@ def open_run(request: Request, saver: Saver) -> Opened:
 def reopen(request: Request, before: Progress, progress: Progress) -> Opened:
     """Claim the folder for a new rank 0, and cut the logs back to `before`; what follows that is written down again.
 
-    Raises `BadInput` where the folder cannot be used. The rank 0 before may still be about to end.
+    Raises `BadInput` where the folder cannot be used, or is not the run's: it may be on another host's disk. The rank 0
+    before may still be about to end.
     """
     folder = request.folder
+    if not folder.job.exists():
+        raise BadInput(f"{folder.path}: holds no job.yaml, expected the run's folder, which all hosts must share")
     deadline = time.monotonic() + CLAIM_SECONDS
     while True:
         try:
@@ -95,6 +98,7 @@ def reopen(request: Request, before: Progress, progress: Progress) -> Opened:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+    check_job(folder, resolved(request.job))
     try:
         removed = _cut_logs(folder, before)
     except OSError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
@@ -16,12 +18,13 @@ from distrain.data.batches import Batches
 from distrain.data.order import Batch, drawn
 from distrain.data.select import select
 from distrain.data.source import Source
-from distrain.errors import EXIT_DONE, EXIT_STOPPED, BadInput
+from distrain.errors import EXIT_DONE, EXIT_STOPPED, BadInput, RunEnds
 from distrain.gradients.statistics import GradientStatistics
 from distrain.job.schema import Gradients, Job
 from distrain.log import predictions
 from distrain.log.display import Display
 from distrain.log.gradient_table import GradientTable
+from distrain.log.parts import SECONDS as FLUSH_SECONDS
 from distrain.log.recorder import Recorder
 from distrain.log.records import cut
 from distrain.model.build import Trained, build
@@ -40,11 +43,13 @@ from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.control import agreed
 from distrain.world.devices import inventory
-from distrain.world.start import Started
+from distrain.world.start import Started, survivable
 from distrain.world.versions import versions
 
 # What a checkpoint under way may take when the run has failed: the launcher leaves 12 s.
 WRITING_SECONDS = 8.0
+# In a world that may change, what rank 0 writes into `gradients/` and `events/` is on disk after so long.
+ELASTIC_FLUSH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,49 @@ class Parts:
 
 @dataclass
 class Kept:
-    """What a worker keeps when its world changes: what it has built, and its trainer, with the state."""
+    """What a worker keeps when its world changes: what it has built, and its trainer, with the state.
+
+    `begun` tells that the run has begun: from then on the folder is not that of an old run. `untold` is why the last
+    checkpoint could not be written, where there was no step more in its world to tell that by.
+    """
 
     parts: Parts | None = None
     trainer: Trainer | None = None
+    begun: bool = False
+    untold: RunEnds | None = None
 
 
-def run(request: Request, started: Started, stop: StopRequest, kept: Kept | None = None) -> int:
+def run(
+    request: Request, started: Started, stop: StopRequest, *, watch: Watch | None = None, kept: Kept | None = None
+) -> int:
     """Train the job in the world that was joined; returns the exit code. Collective.
 
     Raises `errors.RunEnds` on all ranks alike where the run ends before its last step, `errors.WorldChanged` where it
-    is to go on in another world, with what is in `kept` then.
+    is to go on in another world, with what is in `kept` then. A `watch` that is given goes on when this returns.
     """
-    job, world, control = request.job, started.world, started.control
     kept = kept or Kept()
-    watch = Watch(job.parallel.stall_timeout.seconds, rank=world.rank)
-    parts = kept.parts = agreed(control, lambda: kept.parts or build_parts(job, started))
+    with ExitStack() as stack:
+        if watch is None:
+            watch = Watch(request.job.parallel.stall_timeout.seconds, rank=started.world.rank)
+            stack.callback(watch.close)
+        finished = _train(request, started, stop, watch, kept, stack)
+    assert kept.trainer is not None
+    if started.world.rank == 0:
+        conclude(request, kept.trainer.progress, kept.trainer.schedule, finished=finished)
+    return EXIT_DONE if finished else EXIT_STOPPED
+
+
+def _train(request: Request, started: Started, stop: StopRequest, watch: Watch, kept: Kept, stack: ExitStack) -> bool:
+    """Train until the run is finished (True) or asked to stop; `stack` lets go of all that it took hold of."""
+    job, world, control = request.job, started.world, started.control
+    before = kept.trainer
+
+    def build_once() -> Parts:
+        kept.parts = kept.parts or build_parts(job, started, watch)
+        return kept.parts
+
+    parts = agreed(control, build_once, holds=before is not None)
+    watch.doing("opening the run's folder")
     alone = world.size == 1 and started.membership is None
     collectives: Collectives = AloneCollectives() if alone else HorovodCollectives(started.horovod)
     saver = Saver(
@@ -87,34 +119,37 @@ def run(request: Request, started: Started, stop: StopRequest, kept: Kept | None
         versions=versions(),
         after=[request.folder.metrics],
     )
-    opening = _open(request, started, parts, saver, kept.trainer)
+    opening = _open(request, started, parts, saver, kept, stack)
     cut(request.folder.examples(world.rank), opening.before.position)
+    watch.doing("taking up the state")
+    if before is None or before.progress.position != opening.progress.position:
+        # Where this breaks off, what this rank has is nobody's state.
+        kept.parts = kept.trainer = None
     collectives.broadcast(list(parts.state.variables.values()), opening.root)
+    kept.parts = parts
 
-    trainer = kept.trainer = _trainer(request, started, stop, parts, collectives, saver, watch, opening.progress)
-    trainer.done, trainer.complete = opening.done, opening.complete
+    trainer = kept.trainer = _trainer(request, started, stop, parts, collectives, saver, watch, opening)
+    stack.callback(trainer.recorder.close)
+    stack.push(partial(_finish_writing, trainer, kept))
+    stack.callback(trainer.batches.close)
+    trainer.complete = opening.complete
+    trainer.saving.failure = None if before is None else before.saving.failure or before.recorder.failure
     workers = control.gather(inventory())
     if opening.opened is not None:
         announce(opening.opened, trainer.recorder, parts.schedule, parts.trained, world, workers, opening.resized)
         for caveat in parts.training.caveats:
             trainer.recorder.line(f"note: {caveat}")
+    # Once the log is cut back to where this world begins.
+    trainer.saving.note(kept.untold, trainer.progress)
+    kept.untold = None
     try:
         finished = trainer.train()
-        if not finished:
-            trainer.recorder.event("stopped", *trainer.place(), signal=stop.name)
     except Exception as error:
         error.add_note(f"after step {trainer.progress.step}")
         raise
-    finally:
-        trainer.batches.close()
-        _finish_writing(saver)
-        trainer.recorder.close()
-        watch.close()
-        if opening.opened is not None:
-            opening.opened.release()
-    if opening.opened is not None:
-        conclude(request, trainer.progress, parts.schedule, finished=finished)
-    return EXIT_DONE if finished else EXIT_STOPPED
+    if not finished:
+        trainer.recorder.event("stopped", *trainer.place(), signal=stop.name)
+    return finished
 
 
 @dataclass(frozen=True)
@@ -133,17 +168,35 @@ class Opening:
     complete: bool = False
 
 
-def _open(request: Request, started: Started, parts: Parts, saver: Saver, trainer: Trainer | None) -> Opening:
-    """Go on from what some rank still holds, else from the newest checkpoint. Collective. Raises `BadInput` on all."""
+def _open(request: Request, started: Started, parts: Parts, saver: Saver, kept: Kept, stack: ExitStack) -> Opening:
+    """Go on from what some rank still holds, else from the newest checkpoint. Collective; raises as `agree` does.
+
+    `stack` lets go of the folder.
+    """
     world, control = started.world, started.control
+
+    def hold(open_folder: Callable[[], Opened]) -> Opened | None:
+        if world.rank != 0:
+            return None
+        opened = open_folder()
+        stack.callback(_release, opened, saver)
+        return opened
+
     standings: list[Any] = [None]
     if started.membership is not None:
-        standings = control.gather(None if trainer is None else described(trainer.progress, trainer.done))
+        trainer = kept.trainer
+        own = None if trainer is None else described(trainer.progress, trainer.done)
+        told = control.gather({"begun": kept.begun, "standing": own})
+        kept.begun = any(one["begun"] for one in told)
+        standings = [one["standing"] for one in told]
     root = foremost(standings)
     if root is None:
-        opened = agreed(control, lambda: open_run(request, saver) if world.rank == 0 else None)
+        # A run that has begun is not moved aside, whatever becomes of its workers.
+        first = replace(request, fresh=request.fresh and not kept.begun)
+        opened = agreed(control, lambda: hold(lambda: open_run(first, saver)))
         found = control.gather(None if opened is None else [asdict(opened.progress), opened.complete])[0]
         progress = Progress(**found[0])
+        kept.begun = True
         return Opening(opened, progress, progress, complete=found[1])
 
     def indices(batch: Batch) -> list[int]:
@@ -153,28 +206,48 @@ def _open(request: Request, started: Started, parts: Parts, saver: Saver, traine
 
     progress, done = taken_over(standings[root], indices)
     before = progress if done is None else done.before
-    opened = agreed(control, lambda: reopen(request, before, progress) if world.rank == 0 else None)
+    opened = agreed(control, lambda: hold(lambda: reopen(request, before, progress)), holds=kept.trainer is not None)
     return Opening(opened, progress, before, root, done, resized=True)
 
 
-def _finish_writing(saver: Saver) -> None:
-    """Let the checkpoint that is being written get done where the run has failed, so far as time allows."""
+def _release(opened: Opened, saver: Saver) -> None:
+    """Let others use the folder; where a checkpoint is still being written, that is left to this process's end."""
+    if not saver.writing:
+        opened.release()
+
+
+def _finish_writing(trainer: Trainer, kept: Kept, kind: type | None, error: BaseException | None, trace: Any) -> None:
+    """Let the checkpoint that is being written get done, and hear what became of it.
+
+    Where the run has failed, so far as time allows. Where it goes on in another world, whatever the time: rank 0 may be
+    another process there, which knows nothing of this one's thread.
+    """
+    goes_on = trainer.membership is not None and error is not None and survivable(error)
+    if goes_on:
+        trainer.watch.doing("finishing a checkpoint", alone=True)
     try:
-        saver.wait(WRITING_SECONDS)
+        unsaved = trainer.saving.saver.wait(None if goes_on else WRITING_SECONDS)
     except TimeoutError:
         return
+    if goes_on:
+        kept.untold = kept.untold or unsaved
+    else:
+        trainer.saving.note(unsaved, trainer.progress)
 
 
-def build_parts(job: Job, started: Started) -> Parts:
+def build_parts(job: Job, started: Started, watch: Watch) -> Parts:
     """Build what the job names. Raises `BadInput`."""
     world = started.world
+    watch.doing("finding what 'data.train' names")
     training = select(job.data.train, key="data.train", seed=job.seed, training=True, data=job.data)
     validation = None
     if job.data.validation is not None:
+        watch.doing("finding what 'data.validation' names")
         validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False, data=job.data)
         best, metrics = job.checkpoint.best, measured(segmentation=validation.spec.segmentation)
         if best is not None and best not in metrics:
             raise BadInput(f"'checkpoint.best' is '{best}', expected what is measured here: {', '.join(metrics)}")
+    watch.doing("building the model")
     schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
     trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
     statistics = make_statistics(job.gradients, trained) if job.gradients.enabled else None
@@ -201,9 +274,10 @@ def _trainer(
     collectives: Collectives,
     saver: Saver,
     watch: Watch,
-    progress: Progress,
+    opening: Opening,
 ) -> Trainer:
-    job, world = request.job, started.world
+    job, world, progress = request.job, started.world, opening.progress
+    flush_seconds = FLUSH_SECONDS if started.membership is None else ELASTIC_FLUSH_SECONDS
     evaluate = None
     if parts.validation is not None:
         evaluate = _watched(build_evaluate_step(parts.trained, parts.validation.spec), watch)
@@ -211,7 +285,7 @@ def _trainer(
     gradients: GradientTable | None = None
     if world.rank == 0 and parts.statistics is not None:
         names = [weight.path for weight in parts.trained.model.trainable_variables]
-        gradients = GradientTable(request.folder.gradients, names, job.train.precision)
+        gradients = GradientTable(request.folder.gradients, names, job.train.precision, flush_seconds=flush_seconds)
     recorder = Recorder(
         request.folder,
         job.log,
@@ -219,6 +293,7 @@ def _trainer(
         epoch_examples=len(parts.training),
         display=display,
         gradients=gradients,
+        flush_seconds=flush_seconds,
     )
     fingerprint = build_fingerprint(list(parts.state.variables.values()), collectives)
     return Trainer(
@@ -246,6 +321,7 @@ def _trainer(
         buffers=[] if started.membership is None else parts.trained.buffers(),
         validate=_validation(parts, evaluate, started),
         draw=_drawing(request, parts.validation, evaluate, world.rank),
+        done=opening.done,
     )
 
 

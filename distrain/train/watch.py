@@ -24,12 +24,16 @@ LATER_SECONDS = 10.0
 
 
 class Watch:
-    """Ends this process where the main thread has not said for `seconds` that it does something else."""
+    """Ends this process where the main thread has not said for `seconds` that it does something else.
+
+    `rank` is what this process is called; it may change with its world.
+    """
 
     def __init__(self, seconds: float, *, rank: int) -> None:
+        self.rank = rank
         self._seconds = seconds
-        self._rank = rank
         self._step: int | None = None
+        self._first = True
         self._doing = "starting"
         self._alone = False
         self._since = time.monotonic()
@@ -39,8 +43,15 @@ class Watch:
 
     def doing(self, what: str, *, after: int | None = None, alone: bool = False) -> None:
         """Say what this rank does from now on, `after` which step; `alone`: without waiting for other ranks."""
-        self._step = self._step if after is None else after
+        if after is not None:
+            self._first = self._first and after <= (self._step or 0)
+            self._step = after
         self._doing, self._alone, self._since = what, alone, time.monotonic()
+
+    def starting(self, what: str) -> None:
+        """Say that this rank begins anew after the step it is at, and what it does first."""
+        self._first = True
+        self.doing(what)
 
     def close(self) -> None:
         """Watch no longer."""
@@ -58,14 +69,14 @@ class Watch:
             faulthandler.dump_traceback_later(limit + LATER_SECONDS, exit=True)
 
     def _limit(self) -> float:
-        limit = max(self._seconds, FIRST_SECONDS) if self._step is None else self._seconds
+        limit = max(self._seconds, FIRST_SECONDS) if self._first else self._seconds
         return limit * (1 - EARLIER) if self._alone else limit
 
     def _end(self, stood: float) -> NoReturn:
-        print(f"rank {self._rank} stands still, this is where:", file=sys.stderr, flush=True)
+        print(f"rank {self.rank} stands still, this is where:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
         place = "" if self._step is None else f" after step {self._step}"
         waits = "" if self._alone else "; it waits for another rank, one that shows no stacks or others"
-        text = f"rank {self._rank}: no progress for {stood:.0f} s{place}, in {self._doing}{waits}"
+        text = f"rank {self.rank}: no progress for {stood:.0f} s{place}, in {self._doing}{waits}"
         print(f"{LAST_WORDS}{text}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAILED)

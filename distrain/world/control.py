@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from distrain.errors import BadInput, Diverged, RunEnds, RunFailed
+from distrain.errors import BadInput, Diverged, RunEnds, RunFailed, WorldChanged
 
 T = TypeVar("T")
 
@@ -41,26 +41,30 @@ class BytesControl:
         return [json.loads(item) for item in self._gather_bytes(json.dumps(value).encode())]
 
 
-def agree(control: Control, error: RunEnds | None) -> None:
+def agree(control: Control, error: RunEnds | None, *, holds: bool = False) -> None:
     """Let all ranks learn of any rank's error: raises that of the lowest such rank on every rank.
 
-    The message names the rank where it is not 0, which speaks for the whole run.
+    The message names the rank where it is not 0, which speaks for the whole run. `holds`: this rank has the state of a
+    run that goes on in another world. Where one that does has no error, the run does not end with those that have one:
+    each of them raises its own, and all others `WorldChanged`.
     """
-    seen = control.gather(None if error is None else [type(error).__name__, str(error)])
-    rank = next((rank for rank, report in enumerate(seen) if report is not None), None)
+    seen = control.gather([holds, None if error is None else [type(error).__name__, str(error)]])
+    rank = next((rank for rank, (_, report) in enumerate(seen) if report is not None), None)
     if rank is None:
         return
-    kind, message = seen[rank]
+    if any(holding and report is None for holding, report in seen):
+        raise error or WorldChanged
+    kind, message = seen[rank][1]
     raise KINDS[kind](f"rank {rank}: {message}" if rank else message, agreed=True)
 
 
-def agreed(control: Control, action: Callable[[], T]) -> T:
-    """The value of `action` on this rank, once every rank has one. Raises on all ranks what it raises on any."""
+def agreed(control: Control, action: Callable[[], T], *, holds: bool = False) -> T:
+    """The value of `action` on this rank, once every rank has one. Raises as `agree` does what it raises on any."""
     values: list[T] = []
     error: RunEnds | None = None
     try:
         values.append(action())
     except RunEnds as caught:
         error = caught
-    agree(control, error)
+    agree(control, error, holds=holds)
     return values[0]

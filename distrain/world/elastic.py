@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from distrain.errors import RunFailed
+from distrain.errors import LOST, RunFailed
 
 ELASTIC = "HOROVOD_ELASTIC"
 # What the driver gives to a worker, in the order of its answer.
@@ -50,7 +50,7 @@ class Membership:
             with urllib.request.urlopen(self._url, timeout=seconds) as answer:  # noqa: S310 - the launcher's own
                 numbers = answer.read().decode().split(",")
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise RunFailed(f"the launcher gives no place in the new world ({error})") from error
+            raise RunFailed(f"{LOST} or the launcher, which gives no place in a new world ({error})") from error
         place = {f"HOROVOD_{name}": number for name, number in zip(PLACE, numbers, strict=True)}
         return None if int(place["HOROVOD_RANK"]) < 0 else place
 

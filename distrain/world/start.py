@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrain.errors import BadInput, RunFailed
+from distrain.errors import BadInput, Dismissed, RunFailed, WorldChanged
 from distrain.world.control import AloneControl, BytesControl, Control
 from distrain.world.elastic import ELASTIC, Membership, is_elastic
 from distrain.world.memory import keep_freed_memory
@@ -27,6 +27,8 @@ from distrain.world.versions import versions
 HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
 SHARED_CORES_SETTINGS = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 REJOIN_ATTEMPTS = 5
+# For a place in a new world, where one that may change loses a worker before it is complete.
+PLACE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,20 @@ class Started:
         self.close = close
         self.membership = membership
 
-    def rejoin(self, seconds: float) -> bool:
+    def rejoin(self, seconds: float, attempting: Callable[[], None] | None = None) -> None:
         """Leave a world that has changed and join the new one, with those that are left and those that come.
 
-        `world` and `control` are the new one's then. False where this worker is not part of it. Raises `RunFailed`
-        where that takes longer than `seconds`, or does not succeed.
+        `world` and `control` are the new one's then; `attempting` is called before each attempt. Raises `Dismissed`
+        where this worker is not part of it, `RunFailed` where one takes longer than `seconds`, or none succeeds.
         """
         assert self.membership is not None
         for _ in range(REJOIN_ATTEMPTS):
+            if attempting is not None:
+                attempting()
             self.close()
             place = self.membership.next_place(seconds)
             if place is None:
-                return False
+                raise Dismissed(f"this worker, once rank {self.world.rank}, is no longer needed")
             os.environ.update(place)
             try:
                 self.horovod.init()
@@ -88,14 +92,15 @@ class Started:
                 continue  # another one has left meanwhile
             found = Launched("gloo", int(place["HOROVOD_SIZE"]), elastic=True)
             self.world = _world(self.horovod, found)
-            return True
+            return
         raise RunFailed(f"no new world was formed in {REJOIN_ATTEMPTS} attempts")
 
 
 def start(environment: Mapping[str, str]) -> Started:
     """Join the world and see whether all of it is there. Collective in a world of more than 1.
 
-    Raises `BadInput` where the launcher's count and the world's differ.
+    One that may change and loses a worker meanwhile is joined again. Raises `BadInput` where the launcher's count and
+    the world's differ, and as `Started.rejoin` does.
     """
     keep_freed_memory()
     found = launched(environment)
@@ -113,7 +118,8 @@ def _start_mpi(found: Launched) -> Started:
 
     communicator = MPI.COMM_WORLD.Dup()
     control = BytesControl(communicator.allgather)
-    horovod = _initialised_horovod()
+    horovod = _imported_horovod()
+    horovod.init()
     return Started(_world(horovod, found), control, horovod.shutdown, horovod)
 
 
@@ -134,9 +140,8 @@ def _start_gloo(found: Launched) -> Started:
         membership = Membership(os.environ)
         # Places are asked for here, not in Horovod's initialisation, which cannot tell a removal from a failure.
         os.environ.pop(ELASTIC)
-    horovod = _initialised_horovod()
-    if membership is not None:
         membership.listen()
+    horovod = _imported_horovod()
 
     def gather_bytes(data: bytes) -> list[bytes]:
         import tensorflow as tf
@@ -146,14 +151,23 @@ def _start_gloo(found: Launched) -> Started:
         ends = sizes.cumsum()
         return [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
-    return Started(_world(horovod, found), BytesControl(gather_bytes), horovod.shutdown, horovod, membership)
+    control = BytesControl(gather_bytes)
+    try:
+        horovod.init()
+    except (ValueError, RuntimeError):
+        if membership is None:
+            raise
+        own = World(rank=announced_rank(os.environ), size=found.size, controller=found.controller)
+        started = Started(own, control, horovod.shutdown, horovod, membership)
+        started.rejoin(PLACE_SECONDS)
+        return started
+    return Started(_world(horovod, found), control, horovod.shutdown, horovod, membership)
 
 
-def _initialised_horovod() -> Any:
+def _imported_horovod() -> Any:
     import_tensorflow()
     import horovod.tensorflow as horovod
 
-    horovod.init()
     return horovod
 
 
@@ -203,15 +217,33 @@ def lost_another(error: BaseException) -> bool:
     return any(text in str(error) for text in LOST_MESSAGES)
 
 
-def check_same(started: Started, digest: str) -> None:
-    """See that all ranks have the same job and versions. Collective; raises `BadInput` on all ranks where not."""
+def survivable(error: BaseException) -> bool:
+    """True for what does not end a run whose world may change, but has it go on in another."""
+    return isinstance(error, WorldChanged) or lost_another(error)
+
+
+HOLDS = "holds"
+
+
+def check_same(started: Started, digest: str, *, holds: bool = False) -> None:
+    """See that all ranks have the same job and versions. Collective; raises `BadInput` on all ranks where not.
+
+    `holds` as for `agree`: where a rank holds the state of a run, only those that differ from it raise `BadInput`, and
+    all others `WorldChanged`.
+    """
     own = {"the job": digest, **{f"{name}'s version": value for name, value in versions().items()}}
-    seen = started.control.gather(own)
+    seen = started.control.gather({**own, HOLDS: holds})
+    model = next((rank for rank, other in enumerate(seen) if other[HOLDS]), 0)
     for name in own:
-        differing = [rank for rank, other in enumerate(seen) if other[name] != seen[0][name]]
-        if differing:
-            rank = differing[0]
-            raise BadInput(
-                f"rank {rank} and rank 0 differ in {name}: {seen[rank][name]} and {seen[0][name]}, expected the same",
-                agreed=True,
-            )
+        differing = [rank for rank, other in enumerate(seen) if other[name] != seen[model][name]]
+        if not differing:
+            continue
+        alone = seen[model][HOLDS]
+        if alone and started.world.rank not in differing:
+            raise WorldChanged
+        rank = started.world.rank if alone else differing[0]
+        who = "this worker" if alone else f"rank {rank}"
+        raise BadInput(
+            f"{who} and rank {model} differ in {name}: {seen[rank][name]} and {seen[model][name]}, expected the same",
+            agreed=not alone,
+        )

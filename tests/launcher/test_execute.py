@@ -101,6 +101,39 @@ def test_last_words_are_held_back_and_the_rest_passes(capfdbinary: pytest.Captur
     assert capfdbinary.readouterr() == (b"distrain: x\n", b"late\n")
 
 
+def elastic(script: str) -> Ended:
+    return execute(Command(["sh", "-c", script], {}), prefixed=True, stop_signal=signal.SIGTERM, elastic=True)
+
+
+def test_what_an_elastic_world_survives_is_shown_and_not_why_it_ended(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    assert elastic(f"echo '[1]<stderr>:{SAID}' >&2; exit 0") == Ended(0, [])
+    assert capfdbinary.readouterr()[1].decode() == f"{SAID}\n"
+    assert elastic(f"echo '[1]<stderr>:{SAID}' >&2; exit 75") == Ended(75, [])
+
+
+def test_what_an_elastic_world_ended_by_is_the_last_line_and_once(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    bad = "distrain: job.yaml: no such file"
+    assert elastic(f"echo '[1]<stderr>:{SAID}' >&2; echo '[0]<stderr>:{bad}' >&2; exit 2") == Ended(2, [])
+    assert capfdbinary.readouterr()[1].decode().splitlines() == [SAID, bad]
+    assert elastic(f"echo '[0]<stderr>:{bad}' >&2; echo '[0]<stderr>:later' >&2; exit 2") == Ended(2, [bad])
+    script = f"echo '[1]<stderr>:{SAID}' >&2; echo '[0]<stderr>:{LOST_IT}' >&2; echo own >&2; exit 1"
+    assert elastic(script) == Ended(1, [SAID])
+
+
+def test_a_worker_that_has_failed_does_not_end_an_elastic_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distrain.launcher.execute.FAILED_SECONDS", 0.2)
+    worker = f"(export HOROVOD_RANK=0; exec sh -c 'sleep 1; echo done > {tmp_path}/done')"
+    script = f"{worker} & echo '[1]<stderr>:{SAID}' >&2; wait"
+    ended(script)
+    assert not (tmp_path / "done").exists()
+    elastic(script)
+    assert (tmp_path / "done").exists()
+
+
 def test_what_mpirun_says_itself_stands_between_rules(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     rule = "-" * 74
     script = f"printf 'a\n{rule}\nown\n{rule}\nb\n' >&2; exit "

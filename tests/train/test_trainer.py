@@ -24,7 +24,8 @@ def _after(
 ) -> Progress:
     flags = np.zeros(FLAGS)
     flags[BAD] = bad
-    batch = LocalBatch(Batch(start, stop - start), [], *[np.zeros(0, kind) for kind in (np.float32, np.int32, np.float32)])  # type: ignore[arg-type]
+    floats, whole = np.zeros(0, np.float32), np.zeros(0, np.int32)
+    batch = LocalBatch(Batch(start, stop - start), [], floats, whole, floats)
     numbers: dict[str, Any] = dict.fromkeys(StepResult._fields, NOTHING)
     result = StepResult(**{**numbers, "loss": tf.constant(loss), "applied": tf.constant(applied), "flags": flags})
     return advanced(progress, batch, result, 10)

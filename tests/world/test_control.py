@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distrain.errors import BadInput, Diverged, RunEnds, RunFailed
+from distrain.errors import BadInput, Diverged, RunEnds, RunFailed, WorldChanged
 from distrain.world.control import AloneControl, Control, agree, agreed
 from distrain.world.topology import World
 from tests.support import in_world
@@ -39,6 +39,37 @@ def test_one_ranks_error_is_all_ranks_error(kind: type[RunEnds], failing: set[in
     assert [type(error) for error in errors] == [kind] * 3
     assert [str(error) for error in errors] == [message] * 3
     assert all(isinstance(error, RunEnds) and error.agreed for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("holding", "failing", "ends"),
+    [
+        ({0}, {2}, False),  # one that joins
+        ({0, 1, 2}, {0}, False),  # rank 0 itself, which cannot write the log
+        ({0, 1}, {0, 2}, False),
+        ({0}, {0}, True),  # nobody is left who could go on
+        ({0, 1}, {0, 1}, True),
+        (set(), {2}, True),
+    ],
+)
+def test_who_has_an_error_leaves_alone_while_another_holds_the_state(
+    holding: set[int], failing: set[int], ends: bool
+) -> None:
+    def act(world: World, control: Control) -> None:
+        error = BadInput(f"disk {world.rank}: x") if world.rank in failing else None
+        agree(control, error, holds=world.rank in holding)
+
+    errors = [future.exception() for future in in_world(3, act)]
+    for rank, error in enumerate(errors):
+        if ends:
+            assert isinstance(error, BadInput)
+            assert error.agreed
+        elif rank in failing:
+            assert isinstance(error, BadInput)
+            assert not error.agreed
+            assert str(error) == f"disk {rank}: x"
+        else:
+            assert isinstance(error, WorldChanged)
 
 
 def test_without_an_error_all_go_on() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distrain.errors import BadInput
+from distrain.errors import BadInput, WorldChanged
 from distrain.world.control import AloneControl, Control
 from distrain.world.devices import threads_for
 from distrain.world.start import Launched, Started, announced_rank, check_same, launched, start
@@ -72,6 +72,18 @@ def test_another_job_on_one_rank_is_refused_by_all() -> None:
     errors = _check(["a", "a", "b"])
     assert {str(error) for error in errors} == {"rank 2 and rank 0 differ in the job: b and a, expected the same"}
     assert all(isinstance(error, BadInput) and error.agreed for error in errors)
+
+
+def test_one_that_joins_a_run_with_another_job_leaves_alone() -> None:
+    def check(world: World, control: Control) -> None:
+        started = Started(world, control, close=lambda: None)
+        check_same(started, "ab"[world.rank == 0], holds=world.rank == 1)
+
+    errors = [future.exception() for future in in_world(3, check)]
+    assert str(errors[0]) == "this worker and rank 1 differ in the job: b and a, expected the same"
+    assert isinstance(errors[0], BadInput)
+    assert not errors[0].agreed
+    assert [type(error) for error in errors[1:]] == [WorldChanged] * 2
 
 
 @pytest.mark.parametrize("package", ["distrain", "python", "tensorflow", "horovod", "numpy"])
