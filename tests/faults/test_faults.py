@@ -165,6 +165,21 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+def test_a_disk_that_the_log_fills_ends_the_run_in_one_line(bench: Bench, disk: Path) -> None:
+    """Pictures and TensorBoard's events are not written by Python, which would raise what it raises elsewhere."""
+    (disk / "others").write_bytes(bytes((3 << 20) - (48 << 10)))
+    arguments = ["train", str(bench.job), "--run-dir", str(disk / "run"), "-o", "checkpoint.on_error=continue"]
+    shown = ["-o", "log.predictions=4", "-o", "log.tensorboard=true"]
+    ended = end(begin_program([*ALONE.command, *arguments, *shown]), 120)
+    assert ended.code == 1, ended
+    (line,) = ended.errors.splitlines()
+    assert line.startswith("distrain: ")
+    assert "No space left on device" in line
+    (disk / "others").unlink()
+    assert bench.start(ALONE, disk / "run").code == 0
+    assert differences(disk / "run", bench.whole(ALONE)[0]) == []
+
+
 @pytest.mark.parametrize(("choice", "code"), [("stop", 1), ("continue", 1)])
 def test_a_full_disk_stops_the_run_or_not_as_chosen(choice: str, code: int, bench: Bench, disk: Path) -> None:
     """The last checkpoint has to be there for a good end, whatever was chosen."""

@@ -40,8 +40,11 @@ class Elastic:
         """The workers that run, by host."""
         found = {}
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            if child.cmdline()[1:4] == ["-m", "distrain", "train"]:
-                found[child.environ()["HOROVOD_HOSTNAME"]] = child
+            try:
+                if child.cmdline()[1:4] == ["-m", "distrain", "train"]:
+                    found[child.environ()["HOROVOD_HOSTNAME"]] = child
+            except psutil.Error:
+                continue  # gone meanwhile
         return found
 
     def pids(self) -> list[int]:
