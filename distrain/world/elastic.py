@@ -6,6 +6,7 @@ here: its wrapper swallows the errors of grouped allreduces, and its states for 
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -14,6 +15,12 @@ from typing import Any
 from distrain.errors import LOST, RunFailed
 
 ELASTIC = "HOROVOD_ELASTIC"
+# Where the ranks of a new world find each other, in the launcher's store: it is emptied for each.
+MEETING, COMPLETE, GIVEN_UP = "distrain.meeting", "complete", "given_up"
+# So long rank 0 waits there for the others, and these for it to say what has become of that.
+MEETING_SECONDS = 30.0
+PAUSE_SECONDS = 0.1
+
 # What the driver gives to a worker, in the order of its answer.
 PLACE = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
 
@@ -26,6 +33,7 @@ class Membership:
         # The slot's name stays what it was at first, whatever place the worker has later.
         slot = f"{environment['HOROVOD_HOSTNAME']}:{environment['HOROVOD_LOCAL_RANK']}"
         self._url = f"http://{server}/rank_and_size/{slot}"
+        self._store = environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"])
         self.changed = False
 
     def listen(self) -> None:
@@ -38,6 +46,45 @@ class Membership:
     def on_hosts_updated(self, timestamp: int, update: Any) -> None:
         """What Horovod's service calls, in a thread of its own."""
         self.changed = True
+
+    def meet(self, rank: int, size: int, seconds: float = MEETING_SECONDS) -> bool:
+        """Wait until all ranks are there to join their world; False where one does not come.
+
+        Horovod ends the processes of all others where a rank is gone before they have joined. Collective. Raises
+        `RuntimeError` where the launcher is gone.
+        """
+        self._tell(str(rank))
+        # First the others, then rank 0.
+        deadline = time.monotonic() + (seconds if rank == 0 else 2 * seconds)
+        awaited = [str(other) for other in range(1, size)] if rank == 0 else [COMPLETE]
+        while awaited:
+            if self._told(awaited[0]):
+                awaited.pop(0)
+            elif self._told(GIVEN_UP):
+                return False
+            elif time.monotonic() > deadline:
+                self._tell(GIVEN_UP)
+                return False
+            else:
+                time.sleep(PAUSE_SECONDS)
+        if rank == 0:
+            if self._told(GIVEN_UP):
+                return False
+            self._tell(COMPLETE)
+        return True
+
+    def _tell(self, what: str) -> None:
+        from horovod.runner.http.http_client import put_data_into_kvstore
+
+        put_data_into_kvstore(*self._store, MEETING, what, True)
+
+    def _told(self, what: str) -> bool:
+        from horovod.runner.http.http_client import read_data_from_kvstore
+
+        try:
+            return bool(read_data_from_kvstore(*self._store, MEETING, what))
+        except RuntimeError:
+            return False  # Horovod says so of what is not there, or not yet
 
     def next_place(self, seconds: float) -> dict[str, str] | None:
         """Wait until all that are left of the world ask for their place; returns it as environment variables.

@@ -86,9 +86,7 @@ class Started:
             if place is None:
                 raise Dismissed(f"this worker, once rank {self.world.rank}, is no longer needed")
             os.environ.update(place)
-            try:
-                self.horovod.init()
-            except (ValueError, RuntimeError):
+            if not _joined(self.horovod, self.membership, int(place["HOROVOD_RANK"]), int(place["HOROVOD_SIZE"])):
                 continue  # another one has left meanwhile
             found = Launched("gloo", int(place["HOROVOD_SIZE"]), elastic=True)
             self.world = _world(self.horovod, found)
@@ -152,16 +150,26 @@ def _start_gloo(found: Launched) -> Started:
         return [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     control = BytesControl(gather_bytes)
-    try:
+    rank = announced_rank(os.environ)
+    if membership is None:
         horovod.init()
-    except (ValueError, RuntimeError):
-        if membership is None:
-            raise
-        own = World(rank=announced_rank(os.environ), size=found.size, controller=found.controller)
+    elif not _joined(horovod, membership, rank, found.size):
+        own = World(rank=rank, size=found.size, controller=found.controller)
         started = Started(own, control, horovod.shutdown, horovod, membership)
         started.rejoin(PLACE_SECONDS)
         return started
     return Started(_world(horovod, found), control, horovod.shutdown, horovod, membership)
+
+
+def _joined(horovod: Any, membership: Membership, rank: int, size: int) -> bool:
+    """Join a world that may change with all of its ranks; False where one of them does not come."""
+    try:
+        if not membership.meet(rank, size):
+            return False
+        horovod.init()
+    except (ValueError, RuntimeError):
+        return False
+    return True
 
 
 def _imported_horovod() -> Any:
