@@ -14,6 +14,8 @@ from distrain.job.load import conflicts, differences, dump_yaml, read_yaml, reso
 from distrain.log.records import read
 
 LOCK = ".lock"
+# A process that was killed holds what it had open for a moment longer than it can be seen.
+LEAVING_SECONDS = 3.0
 
 
 class RunFolder:
@@ -76,12 +78,21 @@ def _locked(path: Path) -> IO[str]:
         file = (path / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}), expected a folder for the run") from error
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while not _try_lock(file):
+        if time.monotonic() > deadline:
+            file.close()
+            raise BadInput(f"{path}: another run is using it, expected a folder of its own")
+        time.sleep(0.1)
+    return file
+
+
+def _try_lock(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise BadInput(f"{path}: another run is using it, expected a folder of its own") from error
-    return file
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_job(folder: RunFolder, job: dict[str, Any]) -> list[str]:
