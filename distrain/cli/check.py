@@ -147,7 +147,7 @@ def _driver() -> Finding:
     """NVIDIA's driver: its library comes with the machine, all else of CUDA with the packages."""
     line = _output([sys.executable, "-c", DRIVER])
     if line is None:
-        return Finding("NVIDIA driver", False, "no libcuda.so.1", "needed on GPUs only", needed=False)
+        return Finding("NVIDIA driver", False, "no libcuda.so.1 that works", "needed on GPUs only", needed=False)
     newest = f"{int(line) // 1000}.{int(line) % 1000 // 10}"
     return Finding("NVIDIA driver", True, f"for CUDA up to {newest}", needed=False)
 
