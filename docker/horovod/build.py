@@ -61,7 +61,9 @@ COMPILER_VARIABLES = ("CXX", "CC", "CPPFLAGS", "CXXFLAGS", "CFLAGS", "LDFLAGS")
 # Packages as downloaded and unpacked by uv, the temporary environment (a copy if on another disk), the objects.
 SPACE_GB = 2.5
 GPU_SPACE_GB = 8.0
-COMPILER_MEMORY_GB = 1.5  # for one source file with TensorFlow's headers
+# For one source file with TensorFlow's headers; those of XLA need more.
+COMPILER_MEMORY_GB = 1.5
+GPU_COMPILER_MEMORY_GB = 2.0
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -165,13 +167,14 @@ def wheel(uv: str | None = None, jobs: int | None = None, gpu: bool = False) -> 
     with tools.locked(folder / "lock", "waiting for another build of the same Horovod"):
         built = cached_wheel(gpu)
         if built is None:
-            built = _build(folder, uv or tools.get_uv(), jobs or _default_jobs(), gpu)
+            built = _build(folder, uv or tools.get_uv(), jobs or _default_jobs(gpu), gpu)
     return built
 
 
-def _default_jobs() -> int:
+def _default_jobs(gpu: bool) -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return max(1, min(len(os.sched_getaffinity(0)), int(memory / COMPILER_MEMORY_GB)))
+    each = GPU_COMPILER_MEMORY_GB if gpu else COMPILER_MEMORY_GB
+    return max(1, min(len(os.sched_getaffinity(0)), int(memory / each)))
 
 
 def _build(folder: Path, uv: str, jobs: int, gpu: bool) -> Path:
