@@ -44,6 +44,7 @@ requirements: ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra gpu pyproject.toml -c requirements/cpu.txt -o requirements/gpu.txt && \
 	$(COMPILE) --extra cpu --group dev pyproject.toml -c requirements/cpu.txt -o requirements/dev.txt && \
 	$(COMPILE) --group build -c requirements/cpu.txt -o requirements/build.txt && \
+	$(COMPILE) --group build-gpu -c requirements/gpu.txt -c requirements/build.txt -o requirements/build-gpu.txt && \
 	$(COMPILE) --group uv -o requirements/uv.txt
 
 reference: ## write docs/job.md and docs/job.schema.json anew from the job's schema

@@ -65,7 +65,7 @@ def _wanted(group: str, venv: Path) -> Stamp:
         "python": platform.python_version(),
         "venv": str(venv),
         "requirements": hashlib.sha256(_requirements(group).read_bytes()).hexdigest(),
-        "horovod": build.inputs_digest(),
+        "horovod": build.inputs_digest(gpu=group == "gpu"),
         "kernels": kernels.source_digest(),
         # Entry points and package folders are written into the environment, the sources are not.
         "project": hashlib.sha256((tools.ROOT / "pyproject.toml").read_bytes()).hexdigest(),
@@ -103,7 +103,7 @@ def _check_space(group: str, venv: Path) -> None:
     needs = {tools.uv_cache_folder(): CACHE_GB[group], venv: VENV_GB[group]}
     if not _on_one_disk(tools.uv_cache_folder(), venv):
         needs[venv] = VENV_COPIED_GB[group]
-    if build.cached_wheel() is not None:
+    if build.cached_wheel(gpu=group == "gpu") is not None:
         # The cache is warm: most packages are there already.
         needs[tools.uv_cache_folder()] = 0.2
     tools.require_space(needs)
@@ -157,12 +157,13 @@ def _set_up(group: str, venv: Path) -> None:
         group = "dev"  # brought up to date as what it is, not made smaller
     wanted = _wanted(group, venv)
     _check_space(group, venv)
-    if build.cached_wheel() is None:
-        build.check()
+    gpu = group == "gpu"
+    if build.cached_wheel(gpu) is None:
+        build.check(gpu)
     tools.make_folder(venv.parent)
     say(f"setting up {venv} ({group}, Python {platform.python_version()})")
     uv = tools.get_uv()
-    wheel = build.wheel(uv)
+    wheel = build.wheel(uv, gpu=gpu)
     log = tools.new_log("environment")
     if _can_be_updated(venv, stamp, wanted):
         _write_stamp(venv, {})

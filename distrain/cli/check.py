@@ -38,6 +38,13 @@ assert started.control.gather(rank) == [0, 1]
 started.close()
 """
 
+DRIVER = """
+import ctypes
+version = ctypes.c_int()
+if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
+    print(version.value)
+"""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -81,6 +88,7 @@ def _findings() -> Iterator[Finding]:
     yield _open_mpi()
     yield from _features()
     yield _cores()
+    yield _driver()
     yield from _gpus()
     for controller in ("gloo", "mpi"):
         yield _controller(controller)
@@ -117,15 +125,31 @@ def _features() -> Iterator[Finding]:
     if line is None:
         yield Finding("Horovod's library", False, "cannot be loaded", f"it fits another TensorFlow or MPI; {REBUILD}")
         return
-    mpi, gloo, nccl, cuda = (bool(int(word)) for word in line.split())
-    yield Finding("Horovod with Gloo", gloo, _yes(gloo), REBUILD)
-    yield Finding("Horovod with MPI", mpi, _yes(mpi), "needed for mpirun and --controller mpi only", needed=False)
-    yield Finding("Horovod with NCCL", nccl and cuda, _yes(nccl and cuda), "needed on GPUs only", needed=False)
+    mpi, gloo, nccl, cuda = (int(word) for word in line.split())
+    yield Finding("Horovod with Gloo", bool(gloo), _yes(gloo), REBUILD)
+    yield Finding("Horovod with MPI", bool(mpi), _yes(mpi), "needed for mpirun and --controller mpi only", needed=False)
+    yield _nccl(nccl if cuda else 0)
+
+
+def _nccl(code: int) -> Finding:
+    """Whether Horovod reduces on GPUs; `code` is the version of NCCL it was built with, as NCCL writes it, or 0."""
+    seen = f"yes, NCCL {code // 10000}.{code // 100 % 100}.{code % 100}" if code else "no"
+    advice = "needed on GPUs only: python3 docker/environment.py --group gpu"
+    return Finding("Horovod with NCCL", bool(code), seen, advice, needed=False)
 
 
 def _cores() -> Finding:
     bound, cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     return Finding("cores", True, f"{bound} of {cores} for this process; workers share them evenly")
+
+
+def _driver() -> Finding:
+    """NVIDIA's driver: its library comes with the machine, all else of CUDA with the packages."""
+    line = _output([sys.executable, "-c", DRIVER])
+    if line is None:
+        return Finding("NVIDIA driver", False, "no libcuda.so.1 that works", "needed on GPUs only", needed=False)
+    newest = f"{int(line) // 1000}.{int(line) % 1000 // 10}"
+    return Finding("NVIDIA driver", True, f"for CUDA up to {newest}", needed=False)
 
 
 def _gpus() -> Iterator[Finding]:
@@ -180,5 +204,5 @@ def _output(command: list[str]) -> str | None:
     return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else None
 
 
-def _yes(value: bool) -> str:
+def _yes(value: int) -> str:
     return "yes" if value else "no"

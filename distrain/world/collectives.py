@@ -1,6 +1,7 @@
 """The data plane: what ranks exchange within a step and to prove that they agree; TensorFlow tensors, no pickles.
 
-`HorovodCollectives` is what Horovod offers, `AloneCollectives` the same for a world of 1.
+`HorovodCollectives` is what Horovod offers, `AloneCollectives` the same for a world of 1. Where a tensor lies decides
+who reduces it: in a GPU's memory NCCL, if Horovod was built with it (docker/horovod), in the host's MPI or Gloo.
 """
 
 from __future__ import annotations
