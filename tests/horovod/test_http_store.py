@@ -55,13 +55,15 @@ class Store:
 
 
 class Driver:
-    """What the elastic handler asks of the driver: counts who says to be ready."""
+    """What the elastic handler asks of the driver: counts who says to be ready, and waits for `complete`."""
 
     def __init__(self) -> None:
         self.ready = 0
+        self.complete = threading.Event()
 
     def record_ready(self, host: str, slot: int) -> None:
         self.ready += 1
+        assert self.complete.wait(20)
 
     def get_slot_info(self, host: str, slot: int) -> Driver:
         return self
@@ -72,13 +74,19 @@ class Driver:
         return "0,1,0,1,0,1"
 
 
-@pytest.fixture
-def store() -> Iterator[Store]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[tuple[RendezvousServer, int]]:
     server = RendezvousServer()
-    port = server.start(address="127.0.0.1")
-    server.init([])
-    yield Store(server, port)
+    yield server, server.start(address="127.0.0.1")
     server.stop()
+
+
+@pytest.fixture
+def store(running: tuple[RendezvousServer, int]) -> Store:
+    """One server for all, since each takes half a second to stop; emptied, and with nothing to tell."""
+    running[0].init([])
+    running[0]._httpd.refusals = guard.RefusalLog("rendezvous server")
+    return Store(*running)
 
 
 def test_workers_put_read_and_take_away(store: Store) -> None:
@@ -146,17 +154,33 @@ def test_a_request_that_changes_something_is_taken_once(store: Store, caplog: py
     assert [message.rsplit(": ", 1)[1] for message in caplog.messages] == ["it was sent before"] * 2
 
 
-def test_who_asks_for_a_rank_says_to_be_ready_and_nobody_says_it_again() -> None:
+@pytest.fixture
+def elastic() -> Iterator[tuple[Driver, Store]]:
     driver = Driver()
     server = RendezvousServer()
     port = server.start(create_rendezvous_handler(driver), "127.0.0.1")
     server.init([])
-    try:
-        asks = signed(server.key, "GET", "/rank_and_size/host:0")
-        assert [status(send(("127.0.0.1", port), asks)) for _ in range(2)] == [200, 401]
-        assert driver.ready == 1
-    finally:
-        server.stop()
+    yield driver, Store(server, port)
+    server.stop()
+
+
+def test_who_asks_for_a_rank_says_to_be_ready_and_nobody_says_it_again(elastic: tuple[Driver, Store]) -> None:
+    driver, store = elastic
+    driver.complete.set()
+    asks = signed(store.key, "GET", "/rank_and_size/host:0")
+    assert [status(send(store.address, asks)) for _ in range(2)] == [200, 401]
+    assert driver.ready == 1
+
+
+def test_who_waits_for_a_rank_is_not_turned_away_for_strangers(elastic: tuple[Driver, Store]) -> None:
+    driver, store = elastic
+    with ThreadPoolExecutor(1) as executor:
+        answer = executor.submit(send, store.address, signed(store.key, "GET", "/rank_and_size/host:0"))
+        with silent_connections(store.address, 4 * guard.MAX_STRANGERS):
+            assert store.works()
+            assert driver.ready == 1
+            driver.complete.set()
+            assert status(answer.result()) == 200
 
 
 @pytest.mark.parametrize("path", ["/scope", "/scope/name/more", "/", "*"])
