@@ -377,6 +377,20 @@ def test_neither_status_nor_body_of_an_answer_can_be_changed(impostor: Impostor)
             http_client.get_value(*impostor(changing(code, body)), "scope", "name", KEY)
 
 
+def test_a_client_whose_connection_is_dropped_comes_again_with_another_nonce(impostor: Impostor) -> None:
+    nonces = []
+
+    def drops_two(handler: http.server.BaseHTTPRequestHandler) -> None:
+        nonces.append(handler.headers[http_auth.NONCE_HEADER])
+        if len(nonces) < 3:
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            return
+        answer_with(handler, 200, b"", http_auth.sign_answer(KEY, handler.headers[http_auth.DIGEST_HEADER], 200, b""))
+
+    http_client.put_value(*impostor(drops_two), "scope", "name", b"value", KEY)
+    assert len(set(nonces)) == 3
+
+
 def test_a_client_asks_the_store_and_no_proxy(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert store.works()
