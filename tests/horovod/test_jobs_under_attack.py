@@ -32,7 +32,17 @@ from tests.horovod.attacks import (
 )
 from tests.horovod.running_jobs import command_lines, key_of, processes, store_of, until
 from tests.processes.elastic import Elastic
-from tests.processes.worlds import BIN, begin, begin_program, end, inspect, left_over, records, wait_for_record, write_job
+from tests.processes.worlds import (
+    BIN,
+    begin,
+    begin_program,
+    end,
+    inspect,
+    left_over,
+    records,
+    wait_for_record,
+    write_job,
+)
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("attack")]
 
@@ -115,7 +125,7 @@ def refused(errors: str) -> list[str]:
 
 def test_a_job_trains_on_undisturbed_and_tells_who_was_refused(tmp_path: Path) -> None:
     """To the same bits as one that nobody disturbs; that earlier job's token is among what is tried."""
-    job = write_job(tmp_path, train={"epochs": 40})
+    job = write_job(tmp_path, train={"epochs": 20})
     undisturbed, attacked, taken = (tmp_path / name for name in ("undisturbed", "attacked", "taken"))
     process = begin("launch", job, "--run-dir", undisturbed, cwd=tmp_path)
     old_key = key_of(process.pid)
@@ -142,7 +152,7 @@ def test_a_job_trains_on_undisturbed_and_tells_who_was_refused(tmp_path: Path) -
 
 def test_an_elastic_world_is_formed_anew_under_attack(tmp_path: Path) -> None:
     """While a worker is killed: then all others ask the store for their places, and find each other there."""
-    job = write_job(tmp_path, train={"epochs": 100}, log={"predictions": 0, "tensorboard": False})
+    job = write_job(tmp_path, train={"epochs": 15}, log={"predictions": 0, "tensorboard": False})
     elastic = Elastic(tmp_path, job, size=2)
     taken = tmp_path / "taken"
     try:
@@ -154,7 +164,7 @@ def test_an_elastic_world_is_formed_anew_under_attack(tmp_path: Path) -> None:
         elastic.process.kill()
     assert ended.code == 0, ended
     assert elastic.worlds()[:2] == [2, 1]
-    assert [record["step"] for record in records(elastic.run, "step")] == list(range(1, 801))
+    assert [record["step"] for record in records(elastic.run, "step")] == list(range(1, 121))
     attack.check()
     assert not taken.exists()
     assert refused(ended.errors)
@@ -298,20 +308,20 @@ def test_the_hosts_of_a_job_are_compared_without_the_key_in_a_command_line(tmp_p
         "wait = timeout.Timeout(60, 'no {activity}')\n"
         "asked = settings.Settings(num_proc=2, verbose=2, key=key, start_timeout=wait, hosts='a:1,localhost:1')\n"
         "nics = driver_service.get_common_interfaces(asked, ['a', 'localhost'], ['a'])\n"
-        "print(sorted(nics), key.hex())\n"
+        "print('found', *sorted(nics), key.hex())\n"
     )
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SSH_LOG": str(tmp_path / "log")}
     process = begin_program([sys.executable, "-c", program], cwd=tmp_path, environment=environment)
     with watched(process) as seen:
         ended = end(process)
     assert ended.code == 0, ended
-    nics, key = ended.output.splitlines()[-1].rsplit(" ", 1)
-    assert "'lo'" in nics
+    (found,) = [line for line in ended.output.splitlines() if line.startswith("found ")]
+    *nics, key = found.split()[1:]
+    assert "lo" in nics
     # As it was passed: pickled, in base64, of which any three bytes are four digits.
     parts = {base64_of(bytes.fromhex(key)[start:])[:36] for start in range(3)} | {key}
-    everything = "\n".join(
-        [*seen, (tmp_path / "log").read_text(encoding="utf-8"), ended.errors, *ended.output.splitlines()[:-1]]
-    )
+    told = [*seen, (tmp_path / "log").read_text(encoding="utf-8"), ended.errors, ended.output.replace(found, "")]
+    everything = "\n".join(told)
     assert "horovod.runner.task_fn" in everything
     assert not [part for part in parts if part in everything]
 
@@ -328,7 +338,7 @@ def base64_of(data: bytes) -> str:
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_random_requests(tmp_path: Path) -> None:
-    """Against the store of an elastic job that loses and gets workers meanwhile, and goes on to its end."""
+    """Against the store of an elastic job that loses a worker meanwhile, and goes on until it is stopped."""
     job = write_job(tmp_path, train={"epochs": 100_000}, log={"predictions": 0, "tensorboard": False})
     elastic = Elastic(tmp_path, job, size=2)
     counts: list[int] = []
@@ -341,15 +351,9 @@ def test_a_hundred_thousand_random_requests(tmp_path: Path) -> None:
         for thread in throwing:
             thread.start()
         wait_for_record(elastic.run, "step", 3, elastic.process)
-        worlds = 1
-        while any(thread.is_alive() for thread in throwing):
-            elastic.steps(20)
-            if worlds < 4:
-                elastic.kill(len(elastic.pids()) - 1)
-                worlds = len(elastic.worlds())
-                elastic.announce([elastic.unused.pop(0), *elastic.workers()])
-                elastic.wait_for_world(worlds + 1)
-                worlds += 1
+        elastic.kill(1)
+        for thread in throwing:
+            thread.join()
         before = len(records(elastic.run, "step"))
         elastic.steps(20)
         elastic.process.send_signal(signal.SIGTERM)
