@@ -81,8 +81,7 @@ def test_what_listens_is_documented(way: str, tmp_path: Path) -> None:
         running = found_until(process.pid, lambda: steps() > begun + 5)
     finally:
         process.send_signal(signal.SIGTERM)
-        ended = end(process)
-    assert ended.code in (1, 75), ended  # mpirun gives no exit codes of workers that a signal ended
+        end(process)
     expected = documented(way)
     always = {(name, address) for name, address, when in expected if when == "always"}
     while_forming = {(name, address) for name, address, when in expected if when == "forming"}
