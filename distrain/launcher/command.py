@@ -104,7 +104,9 @@ def _mpirun(world: World, program: list[str], environment: dict[str, str]) -> Co
     arguments += _hosts(world, hostfile="--hostfile", hosts="-H")
     if world.hosts is None and world.hostfile is None:
         arguments.append("--oversubscribe")
-    arguments += ["--bind-to", "none", "--map-by", "slot", "--mca", "pml", "ob1", "--mca", "btl", "^openib"]
+    # On one machine messages go through its memory; without TCP no worker listens to the network.
+    unused = "^openib,tcp" if world.local else "^openib"
+    arguments += ["--bind-to", "none", "--map-by", "slot", "--mca", "pml", "ob1", "--mca", "btl", unused]
     for name in sorted(environment):
         if name in CARRIED or name.startswith(CARRIED_PREFIXES):
             arguments += ["-x", name]

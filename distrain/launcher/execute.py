@@ -44,6 +44,8 @@ RULE = b"-" * 74
 ENDED_FIRST = re.compile(rb"process (?P<rank>\d+) was the first to fail, with exit code (?P<code>\d+)")
 ENDED_BY_SIGNAL = re.compile(rb"process rank (?P<rank>\d+) [^\n]* exited on signal (?P<code>\d+)")
 ENDED_BY_CODE = re.compile(rb"Process name: \[\[\d+,\d+\],(?P<rank>\d+)\]\s+Exit code:\s+(?P<code>\d+)")
+# How horovodrun says that somebody else has tried to talk to the job, and from what address.
+REFUSED = re.compile(rb"horovod: the [a-z -]+ refused ")
 AFTER_STEP = re.compile(r"after step \d+")
 
 # In the environment of all that a launch starts, by which it is found again.
@@ -201,7 +203,11 @@ class Relay:
     def _pass(self, line: bytes) -> None:
         bare = PREFIX.sub(b"", line) if self.prefixed else line
         if self._is_own(line, bare):
-            self.held.append(line)
+            refused = REFUSED.search(line)
+            if refused is None:
+                self.held.append(line)
+            else:
+                self._show(line[refused.start() :])
         elif self.on_last_words is not None and bare.startswith(LAST_WORDS.encode()):
             if not self.words:
                 self.on_last_words()

@@ -7,8 +7,6 @@ here: its wrapper swallows the errors of grouped allreduces, and its states for 
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +15,8 @@ from distrain.errors import LOST, RunFailed
 ELASTIC = "HOROVOD_ELASTIC"
 # Where the ranks of a new world find each other, in the launcher's store: it is emptied for each.
 MEETING, COMPLETE, GIVEN_UP = "distrain.meeting", "complete", "given_up"
+# Where the driver's answer to a worker that asks for its place is.
+RANK_AND_SIZE = "rank_and_size"
 # So long rank 0 waits there for the others, and these for it to say what has become of that.
 MEETING_SECONDS = 30.0
 PAUSE_SECONDS = 0.1
@@ -29,10 +29,8 @@ class Membership:
     """Asks the driver for this worker's place, and hears of changes."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        server = f"{environment['HOROVOD_GLOO_RENDEZVOUS_ADDR']}:{environment['HOROVOD_GLOO_RENDEZVOUS_PORT']}"
         # The slot's name stays what it was at first, whatever place the worker has later.
-        slot = f"{environment['HOROVOD_HOSTNAME']}:{environment['HOROVOD_LOCAL_RANK']}"
-        self._url = f"http://{server}/rank_and_size/{slot}"
+        self._slot = f"{environment['HOROVOD_HOSTNAME']}:{environment['HOROVOD_LOCAL_RANK']}"
         self._store = environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"], int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"])
         self.changed = False
 
@@ -74,30 +72,31 @@ class Membership:
         return True
 
     def _tell(self, what: str) -> None:
-        from horovod.runner.http.http_client import put_data_into_kvstore
+        from horovod.runner.http.http_client import put_value
 
-        put_data_into_kvstore(*self._store, MEETING, what, True)
+        put_value(*self._store, MEETING, what, b"")
 
     def _told(self, what: str) -> bool:
-        from horovod.runner.http.http_client import read_data_from_kvstore
+        from horovod.runner.http.http_client import get_value
 
-        try:
-            return bool(read_data_from_kvstore(*self._store, MEETING, what))
-        except RuntimeError:
-            return False  # Horovod says so of what is not there, or not yet
+        return get_value(*self._store, MEETING, what) is not None
 
     def next_place(self, seconds: float) -> dict[str, str] | None:
         """Wait until all that are left of the world ask for their place; returns it as environment variables.
 
         None where this worker is no longer part of it. Raises `RunFailed` where there is no answer in time.
         """
+        from horovod.runner.http.http_client import get_value
+
         # What is told from now on is not in the answer.
         self.changed = False
         try:
-            with urllib.request.urlopen(self._url, timeout=seconds) as answer:  # noqa: S310 - the launcher's own
-                numbers = answer.read().decode().split(",")
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            answer = get_value(*self._store, RANK_AND_SIZE, self._slot, timeout=seconds)
+        except RuntimeError as error:
             raise RunFailed(f"{LOST} or the launcher, which gives no place in a new world ({error})") from error
+        if answer is None:
+            raise RunFailed(f"{LOST} or the launcher, which knows of no {self._slot}")
+        numbers = answer.decode().split(",")
         place = {f"HOROVOD_{name}": number for name, number in zip(PLACE, numbers, strict=True)}
         return None if int(place["HOROVOD_RANK"]) < 0 else place
 

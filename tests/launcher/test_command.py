@@ -36,6 +36,11 @@ def test_mpi_carries_settings_and_nothing_else() -> None:
     assert "SECRET" not in command
 
 
+def test_mpi_on_this_machine_listens_to_no_network() -> None:
+    assert "--mca btl ^openib,tcp " in line(World(2, controller="mpi"))
+    assert "--mca btl ^openib " in line(World(2, controller="mpi", hosts="h1:2"))
+
+
 def test_a_host_file_is_handed_on() -> None:
     assert "-hostfile hosts" in line(World(2, hostfile=Path("hosts")))
     assert "--hostfile hosts" in line(World(2, hostfile=Path("hosts"), controller="mpi"))

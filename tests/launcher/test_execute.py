@@ -42,6 +42,12 @@ def test_and_shown_where_nobody_has(capfdbinary: pytest.CaptureFixture[bytes]) -
     assert capfdbinary.readouterr()[1] == b"own\n"
 
 
+def test_what_the_launcher_has_refused_is_shown_at_once(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    refused = "horovod: the rendezvous server refused PUT /a/b HTTP/1.1 from 10.0.0.9:1: why"
+    assert run(f"echo 'WARNING:root:{refused}' >&2; echo own >&2; exit 0") == 0
+    assert capfdbinary.readouterr()[1].decode() == f"{refused}\n"
+
+
 def test_unprefixed_output_passes_as_it_is(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert run("printf 'a\\nrest without end'", prefixed=False) == 0
     assert capfdbinary.readouterr()[0] == b"a\nrest without end"

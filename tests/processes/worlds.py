@@ -117,8 +117,8 @@ def inspect(run: Path) -> dict[str, Any]:
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    """The records of one kind in a run's log."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    """The records of one kind in a run's log, which may be about to get another line."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from horovod.runner.common.util import secret
 from horovod.runner.http.http_server import RendezvousServer
 
 from distrain.world.elastic import Membership
 
 
 @pytest.fixture
-def membership() -> Iterator[Membership]:
+def membership(monkeypatch: pytest.MonkeyPatch) -> Iterator[Membership]:
     server = RendezvousServer()
-    port = server.start()
+    port = server.start(address="127.0.0.1")
     server.init([])
+    for name, value in secret.job_key_environment(server.key).items():
+        monkeypatch.setenv(name, value)
     yield Membership(
         {
             "HOROVOD_GLOO_RENDEZVOUS_ADDR": "127.0.0.1",
