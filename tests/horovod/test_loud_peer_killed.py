@@ -39,18 +39,20 @@ def test_all_ranks_hear_of_it(tmp_path: Path, launcher: str, size: int, operatio
     ended = run_program(launcher, size, "peer_killed.py", tmp_path, operation, mode, moment, environment=patient)
     outcomes = {int(file.name): file.read_text() for file in tmp_path.iterdir()}
     assert ended.code != 0, outcomes
-    assert not any("wrong" in outcome or "finished" in outcome for outcome in outcomes.values()), outcomes
+    assert not any(outcome.startswith(("a wrong value", "finished")) for outcome in outcomes.values()), outcomes
     killed, _, step = outcomes.pop(size - 1 - (operation == "allreduce_in_process_set")).rpartition(" ")
     assert killed == "killed in step"
     if launcher == "gloo":
         # Open MPI ends the others itself, before they come to say anything.
         assert ended.code == KILLED
         assert len(outcomes) == size - 1
-        # The one that is not in the process set has waited in a step of its own.
-        steps = (step, "1") if operation == "allreduce_in_process_set" else (step,)
         for outcome in outcomes.values():
-            assert outcome.startswith(tuple(f"UnknownError in step {step}: " for step in steps)), outcome
-            assert "Horovod collective failed" in outcome, outcome
+            if operation == "allreduce_in_process_set":
+                # The one outside has waited since its first step; the set may be gone before the next call.
+                assert "Horovod collective failed" in outcome or "Process set" in outcome, outcome
+            else:
+                assert outcome.startswith(f"UnknownError in step {step}: "), outcome
+                assert "Horovod collective failed" in outcome, outcome
 
 
 def test_a_rank_that_is_gone_before_the_world_is_formed() -> None:

@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 
-import horovod.tensorflow as hvd
-
-signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, as soon as rank 1 has ended
+# The launcher's, as soon as rank 1 has ended.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.environ["HOROVOD_RANK"] == "1":
     os.kill(os.getpid(), signal.SIGKILL)
+
+import horovod.tensorflow as hvd  # noqa: E402
+
 hvd.init()
 sys.exit("there is a world, of whom?")

@@ -78,13 +78,12 @@ def refused(*words: str, error: type[Exception] = tf.errors.FailedPreconditionEr
 
 @case
 def allreduce_of_all_types_and_shapes() -> None:
-    for dtype in NUMBERS:
-        for shape in SHAPES:
-            total = sum(everywhere(shape, dtype))
-            for way in ways(lambda tensor: hvd.allreduce(tensor, op=hvd.Sum)):
-                result = way(numbers(shape, RANK, dtype))
+    for way in ways(lambda tensors: [hvd.allreduce(tensor, op=hvd.Sum) for tensor in tensors]):
+        for dtype in NUMBERS:
+            results = way([numbers(shape, RANK, dtype) for shape in SHAPES])
+            for shape, result in zip(SHAPES, results, strict=True):
                 assert result.dtype == dtype
-                equal(result, total)
+                equal(result, sum(everywhere(shape, dtype)))
 
 
 @case
@@ -108,15 +107,11 @@ def allreduce_scales_before_and_after() -> None:
 
 @case
 def allreduces_are_fused() -> None:
-    """Many at a time, of several types, in whatever order they come to each rank."""
-
-    @tf.function
-    def reduce_all(tensors: list[Any]) -> list[Any]:
-        return [hvd.allreduce(tensor, op=hvd.Sum) for tensor in tensors]
-
+    """Many at a time, of several types, in whatever order they come to each rank; later ones from the cache."""
+    reduce_all = tf.function(lambda tensors: [hvd.allreduce(tensor, op=hvd.Sum) for tensor in tensors])
     for _ in range(3):
-        tensors = [numbers((index + 1,), RANK, FLOATS[index % 3]) for index in range(40)]
-        for index, result in enumerate(reduce_all(tensors)):
+        results = reduce_all([numbers((index + 1,), RANK, FLOATS[index % 3]) for index in range(40)])
+        for index, result in enumerate(results):
             equal(result, sum(everywhere((index + 1,), FLOATS[index % 3])))
 
 
@@ -184,12 +179,11 @@ def gradient_of_allreduce() -> None:
 
 @case
 def grouped_allreduce_of_all_types() -> None:
-    shapes = [shape for shape in SHAPES for _ in range(3)]
     for dtype in NUMBERS:
         for way in ways(lambda *tensors: hvd.grouped_allreduce(tensors, op=hvd.Sum)):
             for _ in range(2):  # the second time from the cache
-                results = way(*[numbers(shape, RANK, dtype) for shape in shapes])
-                for shape, result in zip(shapes, results, strict=True):
+                results = way(*[numbers(shape, RANK, dtype) for shape in SHAPES])
+                for shape, result in zip(SHAPES, results, strict=True):
                     equal(result, sum(everywhere(shape, dtype)))
 
 

@@ -93,8 +93,8 @@ def main(folder: Path, operation: str, mode: str, when: str) -> None:
         length = size * (LARGE if when == "during" and step >= KILLED_AT else SMALL)
         try:
             results = collective(tf.fill([length], float(step * (rank + 1))))
-        except tf.errors.OpError as error:
-            outcome.write_text(f"{type(error).__name__} in step {step}: {error.message}")
+        except (tf.errors.OpError, ValueError) as error:
+            outcome.write_text(f"{type(error).__name__} in step {step}: {error}")
             raise
         expected = step * size * (size + 1) / 2
         if not all(bool(tf.reduce_all(result == expected)) for result in results):
