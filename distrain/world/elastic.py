@@ -1,7 +1,8 @@
 """A worker's membership in a world that changes while it runs; the driver in Horovod's launcher holds the list.
 
 Of Horovod's own elastic part only that driver is used, and the service by which it tells of new hosts. The rest is done
-here: its wrapper swallows the errors of grouped allreduces, and its states for TensorFlow do not send the weights.
+here: a released Horovod's wrapper swallows the errors of grouped allreduces, and its states for TensorFlow do not send
+the weights.
 """
 
 from __future__ import annotations

@@ -1,0 +1,27 @@
+"""Horovod's operations for TensorFlow, from the built wheel: types, shapes, gradients, process sets, join, refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.horovod.worlds import PROGRAMS, run_program
+
+pytestmark = pytest.mark.processes
+
+CASES = (PROGRAMS / "operations.py").read_text(encoding="utf-8").count("\n@case\n")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "size"),
+    [
+        ("gloo", 3),
+        ("mpi", 2),
+        pytest.param("gloo", 2, marks=pytest.mark.soak),
+        pytest.param("mpi", 3, marks=pytest.mark.soak),
+    ],
+)
+def test_every_operation_gives_what_it_should_or_refuses_on_every_rank(launcher: str, size: int) -> None:
+    ended = run_program(launcher, size, "operations.py")
+    assert ended.code == 0, (ended.output[-3000:], ended.errors[-3000:])
+    for rank in range(size):
+        assert f"{rank} of {size}: {CASES} cases" in ended.output
