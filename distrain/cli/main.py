@@ -15,11 +15,19 @@ import sys
 from collections.abc import Sequence
 
 from distrain import __version__
-from distrain.cli import check, data, inspect, launch, train
+from distrain.cli import check, data, evaluate, inspect, launch, predict, train
 from distrain.cli.parser import Parser
 from distrain.errors import EXIT_BAD_INPUT, BadInput
 
-COMMANDS = {"train": train, "launch": launch, "inspect": inspect, "data": data, "check": check}
+COMMANDS = {
+    "train": train,
+    "launch": launch,
+    "evaluate": evaluate,
+    "predict": predict,
+    "inspect": inspect,
+    "data": data,
+    "check": check,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
