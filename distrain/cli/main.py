@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from distrain import __version__
-from distrain.cli import check, data, evaluate, inspect, launch, predict, train
+from distrain.cli import check, data, evaluate, export, inspect, launch, predict, train
 from distrain.cli.parser import Parser
 from distrain.errors import EXIT_BAD_INPUT, BadInput
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "launch": launch,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "inspect": inspect,
     "data": data,
     "check": check,

@@ -79,6 +79,13 @@ def build_model(job: Job, spec: ExampleSpec) -> keras.Model:
     return model
 
 
+def input_shape(model: keras.Model, spec: ExampleSpec) -> tuple[int | None, int | None, int]:
+    """Height, width and channels of the images that a model takes, None for any; of `spec` where it does not say."""
+    inputs = getattr(model, "inputs", None)
+    height, width, channels = spec.image_shape if not inputs else inputs[0].shape[1:]
+    return height, width, channels
+
+
 def _model(options: ModelChoice, spec: ExampleSpec, *, seed: int) -> keras.Model:
     if isinstance(options, CustomModel):
         model = call_factory(options.name, options.options, spec, key="model")

@@ -54,6 +54,14 @@ def normalisation(options: schema.ProviderChoice) -> tuple[str, tuple[float, flo
     return ("image" if isinstance(options, schema.Circles) else "auto"), None
 
 
+def normalisation_in_words(normalise: str, value_range: tuple[float, float] | None) -> str:
+    """What is done to the values of an image before a model sees them."""
+    clipped = "" if value_range is None else f"clipped to {value_range[0]:g} .. {value_range[1]:g}"
+    each = ", ".join(filter(None, ("absolute values", clipped, "less the image's least, divided by its greatest then")))
+    as_is = clipped or "as they are"
+    return {"image": each, "none": as_is, "auto": f"whole numbers: {each}; others: {as_is}"}[normalise]
+
+
 def read_picture(picture: Picture, spec: ExampleSpec, options: schema.ProviderChoice) -> FloatArray:
     """The image [height, width, channels] as a model for examples of `spec` was trained on them.
 

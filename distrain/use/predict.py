@@ -19,6 +19,7 @@ from distrain.data.parallel import in_order
 from distrain.data.provider import FloatArray
 from distrain.errors import BadInput, RunFailed
 from distrain.job.schema import Labelled, UNet
+from distrain.model.build import input_shape
 from distrain.model.tiling import Tiling, unet_tiling
 from distrain.train.watch import Watch
 from distrain.use.evaluate import share_of_batch
@@ -72,7 +73,8 @@ def predict(wish: Wish, saved: Saved, started: Started, watch: Watch) -> Done:
         tiling = unet_tiling(saved.job.model) if isinstance(saved.job.model, UNet) else None
         _check_window(wish.window, tiling)
         watch.doing("building the model")
-        return pictures, Predictor(trained_model(saved), tiling, window=wish.window)
+        model = trained_model(saved)
+        return pictures, Predictor(model, input_shape(model, saved.spec), tiling, window=wish.window)
 
     pictures, predictor = agreed(control, prepare)
     outcome: _Maps | _Table = _Maps(wish, saved, predictor) if saved.spec.segmentation else _Table(wish, saved, predictor)

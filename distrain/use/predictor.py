@@ -17,17 +17,19 @@ Classes = npt.NDArray[np.int32]
 
 
 class Predictor:
-    """Classes and probabilities from a model of logits.
+    """Classes and probabilities from a model of logits that takes images of `shape`, where None is any size.
 
     With a `tiling`, images of any size give maps of their own size: they are mirrored at their edges as far as the
     model needs, and no more than a square of `window` pixels is looked at together. Without one an image is looked at
     as it is, and a map may be smaller than it.
     """
 
-    def __init__(self, model: keras.Model, tiling: Tiling | None, *, window: int) -> None:
+    def __init__(
+        self, model: keras.Model, shape: tuple[int | None, int | None, int], tiling: Tiling | None, *, window: int
+    ) -> None:
         self._tiling = tiling
         self._window = window
-        self._shape = tuple(model.input_shape[1:])
+        self._shape = shape
         dtype = model.compute_dtype
 
         def predict(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
