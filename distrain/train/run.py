@@ -37,6 +37,7 @@ from distrain.train.stop import StopRequest
 from distrain.train.summary import announce, conclude
 from distrain.train.trainer import Trainer
 from distrain.train.validation import Validated, measured, read_examples, stack, validate, watched
+from distrain.train.warm_start import warm_start
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.control import agreed
@@ -192,7 +193,7 @@ def _open(request: Request, started: Started, parts: Parts, saver: Saver, kept: 
     if root is None:
         # A run that has begun is not moved aside, whatever becomes of its workers.
         first = replace(request, fresh=request.fresh and not kept.begun)
-        opened = agreed(control, lambda: hold(lambda: open_run(first, saver)))
+        opened = agreed(control, lambda: hold(lambda: open_run(first, saver, lambda: _warm(request.job, parts))))
         found = control.gather(None if opened is None else [asdict(opened.progress), opened.complete])[0]
         progress = Progress(**found[0])
         kept.begun = True
@@ -207,6 +208,12 @@ def _open(request: Request, started: Started, parts: Parts, saver: Saver, kept: 
     before = progress if done is None else done.before
     opened = agreed(control, lambda: hold(lambda: reopen(request, before, progress)), holds=kept.trainer is not None)
     return Opening(opened, progress, before, root, done, resized=True)
+
+
+def _warm(job: Job, parts: Parts) -> str | None:
+    """Set the weights to those that the job says to begin with; returns where they are from."""
+    source = job.model.init_from
+    return None if source is None else warm_start(parts.trained.model, source)
 
 
 def _release(opened: Opened, saver: Saver) -> None:
