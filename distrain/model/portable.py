@@ -46,6 +46,8 @@ def portable(model: keras.Model, image_shape: tuple[int, int, int]) -> keras.Mod
 def needed_code(config: Any) -> Iterator[str]:
     """What in a model's serialised configuration is not Keras's own, and so needs its code where it is loaded."""
     if isinstance(config, dict):
+        if config.get("class_name") == "__lambda__":
+            yield "a lambda"  # kept as byte code, which Keras does not load
         if "registered_name" in config and "class_name" in config:
             module = config.get("module") or ""
             if not module.startswith("keras") or ">" in (config["registered_name"] or ""):
