@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,18 @@ def export(saved: Saved, target: Path, *, logits: bool) -> dict[str, Any]:
 
     Raises `BadInput` where it cannot be written in that form, `RunFailed` where it cannot be written at all.
     """
-    if target.exists():
+    if os.path.lexists(target):
         raise BadInput(f"{target}: is there already, expected a new name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{target}: cannot be written ({error.strerror}), expected a name in a folder") from error
     model = trained_model(saved)
     temporary = target.with_name(f"tmp_{target.name}")
     kind = LOGITS if logits else PROBABILITIES
     description = describe(saved, model, kind=kind)
     text = json.dumps(description, indent=1) + "\n"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix == SUFFIX:
             _write_keras(model, saved, temporary, kind=kind)
             target.with_name(f"{target.name}.json").write_text(text, encoding="utf-8")

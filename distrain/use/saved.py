@@ -53,8 +53,8 @@ def read_run(path: Path, overrides: Sequence[str] = ()) -> Job:
         data.pop("validation", None)  # a section that overrides can fill
     for override in overrides:
         if not override.startswith(FREE):
-            expected = " or ".join(f"{prefix}..." for prefix in FREE)
-            raise BadInput(f"-o {override}: expected a key of {expected}: all else is as the run has it")
+            expected = " or ".join(f"'{prefix}'" for prefix in FREE)
+            raise BadInput(f"-o {override}: expected a key that begins with {expected}: all else is as the run has it")
         apply_override(raw, override)
     job = check_job(raw, source=str(folder.job))
     if isinstance(job.model, Application) and job.model.weights is not None:
