@@ -136,9 +136,7 @@ def read_weights(folder: Path) -> dict[str, npt.NDArray[np.generic]]:
         raise OSError(f"{folder}: cannot be read ({' '.join(str(error).split())})") from error
 
 
-def set_weights(
-    model: keras.Model, weights: Sequence[tuple[str, npt.NDArray[np.generic]]], *, source: str
-) -> None:
+def set_weights(model: keras.Model, weights: Sequence[tuple[str, npt.NDArray[np.generic]]], *, source: str) -> None:
     """Set all weights of a model, buffers included, from values in its order, with the names that they have at home.
 
     Floats of the other precision are converted. Raises `BadInput`, naming `source`, where numbers or shapes differ.

@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--restarts", type=int, default=0, metavar="N", help="start again up to N times after a failure"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the command that would be run, and stop")
-    parser.add_argument("worker", nargs=argparse.REMAINDER, metavar="-- train JOB.yaml ...", help="what each runs: train, evaluate or predict")
+    parser.add_argument(
+        "worker",
+        nargs=argparse.REMAINDER,
+        metavar="-- train JOB.yaml ...",
+        help="what each runs: train, evaluate or predict",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -129,7 +134,9 @@ def _means_fresh(part: str) -> bool:
 def _checked(worker: list[str]) -> tuple[argparse.Namespace, Job]:
     """The workers' arguments and job. A wrong job is refused here, before any is started; each checks it again."""
     if worker[:1] != ["train"]:
-        raise BadInput(f"launch: expected '-- train JOB.yaml ...', or evaluate or predict, got '{' '.join(worker) or 'nothing'}'")
+        raise BadInput(
+            f"launch: expected '-- train JOB.yaml ...', or evaluate or predict, got '{' '.join(worker) or 'nothing'}'"
+        )
     parser = Parser(prog="distrain train")
     train.add_arguments(parser)
     parsed = parser.parse_args(worker[1:])

@@ -77,7 +77,9 @@ def predict(wish: Wish, saved: Saved, started: Started, watch: Watch) -> Done:
         return pictures, Predictor(model, input_shape(model, saved.spec), tiling, window=wish.window)
 
     pictures, predictor = agreed(control, prepare)
-    outcome: _Maps | _Table = _Maps(wish, saved, predictor) if saved.spec.segmentation else _Table(wish, saved, predictor)
+    outcome: _Maps | _Table = (
+        _Maps(wish, saved, predictor) if saved.spec.segmentation else _Table(wish, saved, predictor)
+    )
     mine = pictures[world.rank :: world.size]
     batch = 1 if saved.spec.segmentation else share_of_batch(saved.job, world.size)
 

@@ -67,7 +67,8 @@ class Predictor:
                 seen = padded[row.start : row.start + row.size, column.start : column.start + column.size]
                 found, chances = self._predict(seen[None])
                 kept = np.s_[
-                    row.first - row.start : row.last - row.start, column.first - column.start : column.last - column.start
+                    row.first - row.start : row.last - row.start,
+                    column.first - column.start : column.last - column.start,
                 ]
                 place = np.s_[row.first : row.last, column.first : column.last]
                 target = classes[place]
@@ -83,5 +84,6 @@ class Predictor:
         """The image with mirrored pixels around it, so that the last windows of both axes end with it."""
         assert self._tiling is not None
         before = self._tiling.lost // 2
-        room = [(before, last.start + last.size - before - size) for last, size in zip((row, column), image.shape[:2])]
+        last = zip((row, column), image.shape[:2], strict=True)
+        room = [(before, window.start + window.size - before - size) for window, size in last]
         return np.pad(image, [*room, (0, 0)], mode="reflect")

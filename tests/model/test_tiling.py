@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import keras
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def test_windows_lie_on_whole_strides_and_leave_no_gap(options: UNet, size: int,
         assert window.size % tiling.stride == tiling.remainder
         assert window.size == windows[0].size
         assert window.start <= window.first < window.last <= window.start + window.size - tiling.lost
-    for before, after in zip(windows, windows[1:], strict=False):
+    for before, after in pairwise(windows):
         assert before.start < after.start
         assert after.first <= before.last
     if tiling.window_size(most) is not None and len(windows) > 1:

@@ -54,7 +54,9 @@ def test_evaluate_gives_what_the_run_has_logged_on_any_number_of_workers(run: Pa
         found = evaluated(way, run)
         assert found["examples"] == 5
         assert found["step"] == logged[-1]["step"]
-        assert {name: found[name] for name in names} == pytest.approx({name: logged[-1][name] for name in names}, rel=1e-6)
+        assert {name: found[name] for name in names} == pytest.approx(
+            {name: logged[-1][name] for name in names}, rel=1e-6
+        )
         # Counts of pixels: exactly equal.
         assert {name: found[name] for name in names[1:]} == {name: logged[-1][name] for name in names[1:]}
     earlier = evaluated("alone", run, "--checkpoint", str(logged[0]["step"]))
@@ -162,7 +164,10 @@ def test_classes_of_whole_images(tmp_path: Path) -> None:
             pixels = random.integers(0, high, (9, 9), np.uint8)
             pixels[0, 0] = 255
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"{name}{number}.png")
-    data = {"train": {"provider": "class_folders", "folder": str(tmp_path / "data"), "crop": [8, 8]}, "validation": None}
+    data = {
+        "train": {"provider": "class_folders", "folder": str(tmp_path / "data"), "crop": [8, 8]},
+        "validation": None,
+    }
     model = {"name": "tests.small_models:dense"}
     optimizer = {"name": "adam", "learning_rate": 0.05}
     job = tmp_path / "job.yaml"

@@ -44,7 +44,7 @@ def test_two_images_whose_outputs_would_be_one_are_refused(tmp_path: Path) -> No
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="INPUT: .* holds no files"):
+    with pytest.raises(BadInput, match=r"INPUT: .* holds no files"):
         find_pictures(str(tmp_path))
 
 
