@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -106,7 +107,7 @@ def predict(wish: Wish, saved: Saved, started: Started, watch: Watch) -> Done:
 
     for start in range(0, -(-len(pictures) // world.size), batch):
         own = mine[start : start + batch]
-        for told, reasons in control.gather(agreed(control, lambda own=own: one_round(own))):
+        for told, reasons in control.gather(agreed(control, partial(one_round, own))):
             rows += told
             bad += reasons
 

@@ -76,8 +76,8 @@ class Predictor:
                 if probabilities:
                     if every is None:
                         every = np.empty((height, width, chances.shape[-1]), np.float32)
-                    target = every[place]
-                    target[:] = chances.numpy()[0][kept][: target.shape[0], : target.shape[1]]
+                    wanted = every[place]
+                    wanted[:] = chances.numpy()[0][kept][: target.shape[0], : target.shape[1]]
         return classes, every
 
     def _padded(self, image: FloatArray, row: Window, column: Window) -> FloatArray:
