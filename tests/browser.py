@@ -54,7 +54,7 @@ class Browser:
 
         self._process = subprocess.Popen(
             [chromium(), *OPTIONS, f"--user-data-dir={folder}"],
-            preexec_fn=as_three_and_four,
+            preexec_fn=as_three_and_four,  # noqa: PLW1509 - tests start no threads before
             close_fds=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

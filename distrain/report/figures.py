@@ -37,8 +37,8 @@ class Figure:
 def figures(runs: Sequence[Run]) -> list[Figure]:
     """All plots that these runs have the numbers for."""
     found = [_loss(runs), *_metrics(runs), _learning_rate(runs), _throughput(runs), _norms(runs), _noise(runs)]
-    found += [_agreement(runs), *(_heat_map(run, number, len(runs)) for number, run in enumerate(runs))]
-    return [figure for figure in found if figure is not None and figure.traces]
+    maps = [_heat_map(run, number, len(runs)) for number, run in enumerate(runs)]
+    return [figure for figure in (*found, _agreement(runs), *maps) if figure is not None and figure.traces]
 
 
 def _loss(runs: Sequence[Run]) -> Figure:
@@ -77,9 +77,7 @@ def _throughput(runs: Sequence[Run]) -> Figure:
     traces = []
     for number, run in enumerate(runs):
         traces.append(_line(run, number, run.steps, "examples_per_second", "examples a second"))
-        traces.append(
-            {**_line(run, number, run.steps, "data_wait_seconds", "wait for data", dash="dot"), "yaxis": "y2"}
-        )
+        traces.append(_line(run, number, run.steps, "data_wait_seconds", "wait for data", dash="dot", yaxis="y2"))
     about = "Above, examples a second over all workers. Below, how long a step waited for its examples, in seconds."
     layout = {
         "yaxis": {"title": {"text": "examples/s"}, "domain": [0.42, 1], "rangemode": "tozero"},
@@ -179,6 +177,7 @@ def _line(run: Run, number: int, records: Records, name: str, words: str, **styl
         "type": "scatter",
         "name": words,
         "run": run.name,
+        "yaxis": style.get("yaxis", "y"),
         "mode": style.get("mode", "lines"),
         "opacity": style.get("opacity", 1),
         "line": {"color": colour, "width": style.get("width", 2), "dash": style.get("dash", "solid")},

@@ -193,8 +193,8 @@ def _pictures(run: Run, runs: int) -> str:
         f'<p class="screen"><label>Epoch <input type="range" min="0" max="{last}" value="{last}"></label> '
         f"<output>{encoded[-1][0]}</output></p>"
         f'<img src="{encoded[-1][1]}" alt="Validation examples of {name}: input, label and prediction side by side, '
-        f'after epoch {encoded[-1][0]}"><figcaption>Input, label and prediction of the first validation examples, one a row.'
-        "</figcaption></figure>"
+        f'after epoch {encoded[-1][0]}">'
+        "<figcaption>Input, label and prediction of the first validation examples, one a row.</figcaption></figure>"
     )
 
 

@@ -63,10 +63,8 @@ def test_a_request_would_be_seen_and_stopped(browser: Browser) -> None:
 def test_all_plots_and_controls_have_names(browser: Browser) -> None:
     named = browser.named()
     plots = browser.run("document.querySelectorAll('.plot').length")
-    assert (
-        len([name for role, name in named if role == "group" and ": from " in name or "variables, norms" in name])
-        == plots
-    )
+    told = [name for role, name in named if role == "group" and (": from " in name or "variables, norms" in name)]
+    assert len(told) == plots
     for role in ("figure", "button", "slider", "radio", "link", "table"):
         found = [name for other, name in named if other == role]
         assert role == "table" or (found and all(found)), (role, found)
