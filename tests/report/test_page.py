@@ -40,7 +40,7 @@ def _report(*runs: Path, to: Path | None = None) -> str:
 
 
 def _data(text: str) -> Any:
-    return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>", maxsplit=1)[0])
 
 
 def test_nothing_in_it_is_asked_for_elsewhere(tmp_path: Path) -> None:
