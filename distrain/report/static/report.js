@@ -99,13 +99,20 @@
     paint();
   });
   dark.addEventListener("change", paint);
+  let closed = [];
   addEventListener("beforeprint", () => {
     printing = true;
+    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.forEach((details) => (details.open = true));
     paint();
-    plots.forEach((plot) => Plotly.relayout(plot, { width: 680 }));
+    plots.forEach((plot) => {
+      Plotly.Fx.unhover(plot);
+      Plotly.relayout(plot, { width: 680 });
+    });
   });
   addEventListener("afterprint", () => {
     printing = false;
+    closed.forEach((details) => (details.open = false));
     plots.forEach((plot) => Plotly.relayout(plot, { width: null, autosize: true }));
     paint();
   });
