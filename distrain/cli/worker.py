@@ -40,8 +40,7 @@ def _watched(do: Callable[[Started, Watch], int], stop: StopRequest, watch: Watc
         code = do(started, watch)
         watch.doing("leaving the world")
         stop.end()
-        started.close()
-        return code
+        return _left(started, code)
     except Dismissed as dismissal:
         print(dismissal, file=sys.stderr)
         return EXIT_STOPPED
@@ -53,8 +52,7 @@ def _watched(do: Callable[[Started, Watch], int], stop: StopRequest, watch: Watc
             print(f"{LAST_WORDS}{where}{ending}", file=sys.stderr, flush=True)
         if started is not None and ending.agreed:
             watch.doing("leaving the world")
-            started.close()
-            return ending.exit_code
+            return _left(started, ending.exit_code)
         _end_at_once(ending.exit_code)
     except Exception as failure:
         # Not swallowed: told, with its traceback, and the process ends. Horovod's and MPI's own shutdown would wait for
@@ -89,6 +87,18 @@ def settle(parallel: Parallel, started: Started) -> None:
     from distrain.world.devices import prepare
 
     prepare(started.world, threads=parallel.threads, deterministic=parallel.deterministic)
+
+
+def _left(started: Started, code: int) -> int:
+    """Leave the world; with others in it the process ends here.
+
+    The last that ranks wait for each other is behind them then, and nobody would notice one that is stopped while
+    Python and TensorFlow clear up.
+    """
+    started.close()
+    if started.horovod is not None:
+        _end_at_once(code)
+    return code
 
 
 def _end_at_once(code: int) -> NoReturn:

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Keras takes these where it finds them, for plots, boxes on images and data frames in `fit`: a quarter of the time that
 # importing TensorFlow takes.
 OPTIONAL = ("matplotlib", "pandas", "cv2")
 
+# What TensorFlow says on processors that oneDNN has more for, each time and whatever TF_CPP_MIN_LOG_LEVEL asks for: it
+# does so before that is read.
+GREETING = r"^(WARNING: All log messages before absl::InitializeLog|I0000 .*\] oneDNN custom operations are on)"
+
 
 def import_tensorflow() -> None:
-    """Import TensorFlow and Keras; to Keras what is `OPTIONAL` seems not to be installed, to all others it stays."""
+    """Import TensorFlow and Keras; to Keras what is `OPTIONAL` seems not to be installed, to all others it stays.
+
+    Only TensorFlow's `GREETING` is kept from standard error.
+    """
+    if "tensorflow" in sys.modules:
+        return
     hidden = [name for name in OPTIONAL if name not in sys.modules]
     # How Python is told that a module cannot be imported.
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is meant
     try:
-        import tensorflow as tf
+        with _without_greeting():
+            import tensorflow as tf
 
-        # Loaded at the first use, else.
-        tf.keras.Variable  # noqa: B018
+            # Loaded at the first use, else.
+            tf.keras.Variable  # noqa: B018
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Pass standard error through `grep`, which still passes on what a process says that crashes or hangs."""
+    command = ["grep", "--text", "--line-buffered", "--invert-match", "--extended-regexp", GREETING]
+    try:
+        # In a group of its own: what is to interrupt this process shall not end it.
+        grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=2, process_group=0)
+    except FileNotFoundError:
+        yield
+        return
+    assert grep.stdin is not None
+    kept = os.dup(2)
+    os.dup2(grep.stdin.fileno(), 2)
+    grep.stdin.close()
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        grep.wait()

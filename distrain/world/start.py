@@ -118,7 +118,13 @@ def _start_mpi(found: Launched) -> Started:
     control = BytesControl(communicator.allgather)
     horovod = _imported_horovod()
     horovod.init()
-    return Started(_world(horovod, found), control, horovod.shutdown, horovod)
+
+    def close() -> None:
+        horovod.shutdown()
+        # It waits for all ranks: here, where standing still is noticed, and not at the end of the process.
+        MPI.Finalize()
+
+    return Started(_world(horovod, found), control, close, horovod)
 
 
 def _bind_mpi() -> None:

@@ -17,7 +17,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from distrain.errors import EXIT_FAILED
 from tests.faults.harness import TOUCHES, Bench, Case, World, differences
+from tests.processes.worlds import Ended
 
 ALONE = World(1, "alone")
 WORLDS = {
@@ -101,8 +103,11 @@ def main() -> int:
         for number, case in enumerate(cases(arguments.count, arguments.seed)):
             whole, _ = bench.whole(case.world)
             started, run = time.monotonic(), bench.folder / f"run-{number}"
-            codes, hit = befall(bench, case, run)
-            ended = bench.finish(case, run)
+            try:
+                codes, hit = befall(bench, case, run)
+                ended = bench.finish(case, run)
+            except AssertionError as hang:  # the other cases are worth running all the same
+                codes, hit, ended = [], True, Ended(EXIT_FAILED, "", str(hang))
             different = [f"exit code {ended.code}"] if ended.code else differences(run, whole)
             faults[case.fault] += 1
             worlds[str(case.world)] += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import os, sys
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -20,3 +22,39 @@ print(keras.Sequential([keras.layers.Dense(1)])(keras.ops.ones((2, 3))).shape)
 def test_what_keras_can_do_without_is_imported_when_it_is_asked_for() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.splitlines() == ["[]", "(2, 1)"]
+
+
+SPEAKING = """
+import os, sys, types
+os.write(2, b"before\\n")
+from distrain.world import quick_import
+
+class Import:
+    def find_spec(self, name, path, target=None):
+        if name == "tensorflow":
+            os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")
+            os.write(2, b"I0000 00:00:1.2 7 port.cc:153] oneDNN custom operations are on. You may see slightly\\n")
+            os.write(2, b"I0000 00:00:1.2 7 port.cc:153] something else\\n")
+            END
+        return None
+
+sys.meta_path.insert(0, Import())
+quick_import.import_tensorflow()
+os.write(2, b"after\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "last"),
+    [("pass", 0, "after"), ("os.abort()", -6, "port.cc"), ("os.kill(os.getpid(), 9)", -9, "port.cc")],
+)
+def test_nothing_but_the_greeting_is_kept_from_standard_error(end: str, code: int, last: str) -> None:
+    """Also where the import ends the process: TensorFlow says why before."""
+    program = SPEAKING.replace("END", end)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    lines = done.stderr.splitlines()
+    assert done.returncode == code
+    assert lines[0] == "before"
+    assert lines[1].endswith("something else")
+    assert last in lines[-1]
+    assert not any("InitializeLog" in line or "oneDNN" in line for line in lines)
