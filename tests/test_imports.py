@@ -9,16 +9,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ("job", "world", "data", "model", "gradients", "step", "checkpoint", "log", "train", "launcher", "cli")
+ORDER = (
+    "job",
+    "world",
+    "data",
+    "model",
+    "gradients",
+    "step",
+    "checkpoint",
+    "log",
+    "report",
+    "train",
+    "use",
+    "launcher",
+    "cli",
+)
 LAYERS = {"distrain": 0, "distrain.errors": 0, "distrain.factory": 1, "distrain.__main__": len(ORDER) + 2} | {
     f"distrain.{name}": number for number, name in enumerate(ORDER, start=2)
 }
 LAUNCHER_MAY = {"distrain", *(f"distrain.{name}" for name in ("errors", "launcher", "job", "world", "log"))}
 HEAVY = {"tensorflow", "keras", "horovod", "mpi4py"}
 LIGHT = (
-    *("errors", "factory", "job", "data", "launcher", "cli"),
+    *("errors", "factory", "job", "data", "report", "launcher", "cli"),
     *(f"world.{name}" for name in ("start", "control", "quick_import", "topology", "versions")),
-    *("checkpoint.store", "log.records", "log.folder", "log.terminal", "log.parts", "log.gradient_table"),
+    *("use.saved", "checkpoint.store", "log.records", "log.folder", "log.terminal", "log.parts", "log.gradient_table"),
     *("log.gradient_plots", *(f"gradients.{name}" for name in ("measures", "advice", "attention", "rank_comparison"))),
 )
 

@@ -6,9 +6,10 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from distrain.checkpoint.retention import Retention
 from distrain.checkpoint.state import ReplicaState, Snapshot, not_finite, sha256, write
@@ -25,7 +26,7 @@ class Saver:
     """Writes and reads the checkpoints of one run; rank 0's business alone, no communication here.
 
     At most one is being written in the background. What is in the files `after` reaches the disk before a checkpoint
-    does.
+    does. `examples` is the form of the examples that the model is for.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Saver:
         world_size: int,
         versions: dict[str, str],
         after: Sequence[Path] = (),
+        examples: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder = folder
         self._state = state
@@ -44,6 +46,7 @@ class Saver:
         self._world_size = world_size
         self._versions = versions
         self._after = after
+        self._examples = dict(examples or {})
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_give_way)
         self._pending: Future[None] | None = None
         self._snapshot: Snapshot | None = None
@@ -118,6 +121,7 @@ class Saver:
             optimizer_sha256=sha256(arrays, "optimizer"),
             gradient_mean_sha256=sha256(arrays, "gradient_mean"),
             versions=self._versions,
+            examples=self._examples,
         )
         try:
             self._check_space(sum(array.nbytes for array in arrays.values()))

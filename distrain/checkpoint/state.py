@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -123,3 +124,30 @@ def sha256(arrays: Arrays, group: str) -> str:
             # Bytes in place: a copy would hold up the training beside which a checkpoint is written.
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def read_weights(folder: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """The weights of a checkpoint by their names, in the model's order. Raises `OSError` where they cannot be read."""
+    try:
+        reader = tf.train.load_checkpoint(str(folder / PREFIX))
+        names = sorted(name for name in reader.get_variable_to_shape_map() if name.startswith("weights/"))
+        return {name: reader.get_tensor(name) for name in names}
+    except (tf.errors.OpError, ValueError) as error:
+        raise OSError(f"{folder}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+def set_weights(model: keras.Model, weights: Sequence[tuple[str, npt.NDArray[np.generic]]], *, source: str) -> None:
+    """Set all weights of a model, buffers included, from values in its order, with the names that they have at home.
+
+    Floats of the other precision are converted. Raises `BadInput`, naming `source`, where numbers or shapes differ.
+    """
+    if len(weights) != len(model.weights):
+        raise BadInput(f"{source}: has {len(weights)} weights, expected the {len(model.weights)} of the job's model")
+    for weight, (name, value) in zip(model.weights, weights, strict=True):
+        if value.shape != tuple(weight.shape):
+            raise BadInput(
+                f"{source}: '{name}' is {list(value.shape)}, expected {list(weight.shape)} as '{weight.path}' of the "
+                "job's model is"
+            )
+    for weight, (_, value) in zip(model.weights, weights, strict=True):
+        weight.assign(value)

@@ -45,7 +45,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself. `files` maps names to [size in bytes, sha256]."""
+    """What a checkpoint says of itself. `files` maps names to [size in bytes, sha256].
+
+    `examples` is the form of the examples that the model is for, as `Source.form` gives it.
+    """
 
     progress: Progress
     epoch: int
@@ -57,6 +60,7 @@ class Manifest:
     gradient_mean_sha256: str
     versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[Any]] = field(default_factory=dict)
+    examples: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -91,6 +95,11 @@ def newest_valid(folder: Path) -> tuple[Found | None, list[Found]]:
             return found, rejected
         rejected.append(found)
     return None, rejected
+
+
+def at_step(folder: Path, step: int) -> Found:
+    """The checkpoint of one step, verified; it may not be there."""
+    return _verified(folder / f"step_{step:08d}", step)
 
 
 def recover(folder: Path) -> None:

@@ -47,9 +47,10 @@ def main(arguments: argparse.Namespace) -> int:
 def _gradients(arguments: argparse.Namespace) -> int:
     # Imported here: what reads and draws tables takes longer to load than all the rest of this command takes.
     from distrain.cli import gradient_report
+    from distrain.log.gradient_summary import summarise as summarise_gradients
 
     folder = RunFolder(arguments.run)
-    summary = gradient_report.summarise(folder)
+    summary = summarise_gradients(folder)
     if arguments.plot is not None:
         gradient_report.plot(folder, arguments.plot)
     if arguments.json:

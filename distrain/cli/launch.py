@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from distrain.checkpoint.store import newest_valid
-from distrain.cli import train
+from distrain.cli import evaluate, predict, train
 from distrain.cli.parser import Parser
 from distrain.errors import BadInput
 from distrain.job.load import load_job
@@ -23,6 +23,8 @@ from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
 
 HELP = "start several workers: distrain launch -n 2 -- train JOB.yaml"
+# What workers can do beside training.
+AFTERWARDS = {"evaluate": evaluate, "predict": predict}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--restarts", type=int, default=0, metavar="N", help="start again up to N times after a failure"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the command that would be run, and stop")
-    parser.add_argument("worker", nargs=argparse.REMAINDER, metavar="-- train JOB.yaml ...", help="what each runs")
+    parser.add_argument(
+        "worker",
+        nargs=argparse.REMAINDER,
+        metavar="-- train JOB.yaml ...",
+        help="what each runs: train, evaluate or predict",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the world and wait for its end; returns the workers' exit code."""
     worker = arguments.worker[1:] if arguments.worker[:1] == ["--"] else arguments.worker
-    parsed, job = _checked(worker)
     world = _world(arguments)
+    if worker[:1] and worker[0] in AFTERWARDS:
+        return _afterwards(arguments, world, worker)
+    parsed, job = _checked(worker)
     if world.elastic is not None:
         check_elastic(job, most=world.elastic[1])
     if sys.stdout.isatty():
@@ -53,24 +62,44 @@ def main(arguments: argparse.Namespace) -> int:
         print(shown(start_command(world, worker, dict(os.environ))))
         return 0
     folder = RunFolder(train.run_dir(parsed, job))
-    ended = _run(world, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts)
+    return _told(_run(world, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts))
+
+
+def _told(ended: Ended) -> int:
     for line in ended.words:
         print(line, file=sys.stderr, flush=True)
     return ended.code
 
 
+def _afterwards(arguments: argparse.Namespace, world: World, worker: list[str]) -> int:
+    """Start workers that do something with a trained model. What is wrong with that is refused before."""
+    command = AFTERWARDS[worker[0]]
+    parser = Parser(prog=f"distrain {worker[0]}")
+    command.add_arguments(parser)
+    command.check(parser.parse_args(worker[1:]))
+    if world.elastic is not None or arguments.restarts:
+        raise BadInput(f"launch: --elastic and --restarts are for train, expected neither with {worker[0]}")
+    if arguments.dry_run:
+        print(shown(start_command(world, worker, dict(os.environ))))
+        return 0
+    return _told(_execute(world, worker))
+
+
+def _execute(world: World, worker: list[str]) -> Ended:
+    gloo = world.controller == "gloo"
+    command = start_command(world, worker, dict(os.environ))
+    # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
+    stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
+    return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=world.elastic is not None)
+
+
 def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
     old = _identity(folder.path) if fresh else None
-    gloo = world.controller == "gloo"
 
     def start(restart: int) -> Ended:
         # What the first start has moved aside is not moved aside again.
         again = restart > 0 and (old is None or _identity(folder.path) != old)
-        arguments = [part for part in worker if not _means_fresh(part)] if again else worker
-        command = start_command(world, arguments, dict(os.environ))
-        # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
-        stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
-        return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=world.elastic is not None)
+        return _execute(world, [part for part in worker if not _means_fresh(part)] if again else worker)
 
     before = Reached() if fresh else reached(folder)
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
@@ -105,7 +134,9 @@ def _means_fresh(part: str) -> bool:
 def _checked(worker: list[str]) -> tuple[argparse.Namespace, Job]:
     """The workers' arguments and job. A wrong job is refused here, before any is started; each checks it again."""
     if worker[:1] != ["train"]:
-        raise BadInput(f"launch: expected '-- train JOB.yaml ...', got '{' '.join(worker) or 'nothing'}'")
+        raise BadInput(
+            f"launch: expected '-- train JOB.yaml ...', or evaluate or predict, got '{' '.join(worker) or 'nothing'}'"
+        )
     parser = Parser(prog="distrain train")
     train.add_arguments(parser)
     parsed = parser.parse_args(worker[1:])

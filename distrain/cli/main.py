@@ -5,6 +5,10 @@ distrain launch -n 2 -- train JOB.yaml            on this machine, by horovodrun
 horovodrun --mpi -np 2 distrain train JOB.yaml
 mpirun -np 2 distrain train JOB.yaml
 distrain inspect RUN                              what a run has come to
+distrain report RUN ...                           the same in one HTML file, several runs compared
+distrain evaluate RUN                             how good the trained model is
+distrain predict RUN INPUT OUTPUT                 what it makes of images
+distrain export RUN TARGET                        the model for others
 distrain data check|index|pack|show ...           data, before it is trained on
 distrain check                                    what works here, and what to do about the rest
 """
@@ -15,11 +19,21 @@ import sys
 from collections.abc import Sequence
 
 from distrain import __version__
-from distrain.cli import check, data, inspect, launch, train
+from distrain.cli import check, data, evaluate, export, inspect, launch, predict, report, train
 from distrain.cli.parser import Parser
 from distrain.errors import EXIT_BAD_INPUT, BadInput
 
-COMMANDS = {"train": train, "launch": launch, "inspect": inspect, "data": data, "check": check}
+COMMANDS = {
+    "train": train,
+    "launch": launch,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "report": report,
+    "inspect": inspect,
+    "data": data,
+    "check": check,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import traceback
 from pathlib import Path
-from typing import NoReturn
 
-from distrain.errors import EXIT_FAILED, EXIT_STOPPED, LAST_WORDS, LOST, BadInput, Dismissed, RunEnds
+from distrain.cli.worker import in_world, settle
+from distrain.errors import BadInput
 from distrain.job.load import digest, load_job
 from distrain.job.schema import Job, Parallel
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.control import agree
-from distrain.world.quick_import import import_tensorflow
-from distrain.world.start import Started, announced_rank, check_same, lost_another, start
+from distrain.world.start import Started, check_same
 
 HELP = "train a job: alone, or as one of the workers that a launcher started"
 
@@ -33,59 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Train; returns the exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     stop = StopRequest()
     stop.listen()
     loaded = _loaded(arguments)
-    seconds = (Parallel() if isinstance(loaded, BadInput) else loaded.parallel).stall_timeout.seconds
-    # From here to the end: a rank may be stopped before the world is complete, and after the last step too.
-    watch = Watch(seconds, rank=announced_rank(os.environ))
-    try:
-        return _in_world(arguments, loaded, stop, watch, seconds)
-    finally:
-        watch.close()
+    parallel = Parallel() if isinstance(loaded, BadInput) else loaded.parallel
+    seconds = parallel.stall_timeout.seconds
 
-
-def _in_world(
-    arguments: argparse.Namespace, loaded: Job | BadInput, stop: StopRequest, watch: Watch, seconds: float
-) -> int:
-    started = None
-    try:
-        started = start(os.environ)
-        watch.rank = started.world.rank
+    def train(started: Started, watch: Watch) -> int:
         job = loaded if isinstance(loaded, BadInput) else _settled(loaded, started)
         if started.membership is None:
-            code = _train(job, arguments, started, stop, watch)
-        else:
-            code = _train_elastic(job, arguments, started, stop, watch, seconds)
-        watch.doing("leaving the world")
-        stop.end()
-        return _left(started, code)
-    except Dismissed as dismissal:
-        print(dismissal, file=sys.stderr)
-        return EXIT_STOPPED
-    except RunEnds as ending:
-        stop.end()
-        rank = announced_rank(os.environ)
-        if rank == 0 or not ending.agreed:
-            where = "" if ending.agreed or rank == 0 else f"rank {rank}: "
-            print(f"{LAST_WORDS}{where}{ending}", file=sys.stderr, flush=True)
-        if started is not None and ending.agreed:
-            watch.doing("leaving the world")
-            return _left(started, ending.exit_code)
-        _end_at_once(ending.exit_code)
-    except Exception as failure:
-        # Not swallowed: told, with its traceback, and the process ends. Horovod's and MPI's own shutdown would wait for
-        # ranks that wait for this one.
-        place = ", ".join([f"rank {announced_rank(os.environ)}", *getattr(failure, "__notes__", ())])
-        if lost_another(failure):
-            print(f"{LAST_WORDS}{place}: {LOST}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-            reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
-            print(f"{LAST_WORDS}{place}: {reason}", file=sys.stderr)
-        _end_at_once(EXIT_FAILED)
+            return _train(job, arguments, started, stop, watch)
+        return _train_elastic(job, arguments, started, stop, watch, seconds)
+
+    return in_world(train, stop, seconds)
 
 
 def _loaded(arguments: argparse.Namespace) -> Job | BadInput:
@@ -97,12 +53,8 @@ def _loaded(arguments: argparse.Namespace) -> Job | BadInput:
 
 
 def _settled(job: Job, started: Started) -> Job | BadInput:
-    """Settle devices and threads, which must come before the first exchange; returns what is wrong with them, if so."""
-    import_tensorflow()
-    from distrain.world.devices import prepare
-
     try:
-        prepare(started.world, threads=job.parallel.threads, deterministic=job.parallel.deterministic)
+        settle(job.parallel, started)
     except BadInput as error:
         return error
     return job
@@ -139,22 +91,3 @@ def _train_elastic(
 def run_dir(arguments: argparse.Namespace, job: Job) -> Path:
     """The run's folder."""
     return Path(arguments.run_dir or Path("runs") / job.name)
-
-
-def _left(started: Started, code: int) -> int:
-    """Leave the world; with others in it the process ends here.
-
-    The last that ranks wait for each other is behind them then, and nobody would notice one that is stopped while
-    Python and TensorFlow clear up.
-    """
-    started.close()
-    if started.horovod is not None:
-        _end_at_once(code)
-    return code
-
-
-def _end_at_once(code: int) -> NoReturn:
-    """End this process without waiting for anybody."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

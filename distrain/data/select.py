@@ -32,6 +32,7 @@ def select(
     """
     provider = make_provider(options, key=key, seed=seed)
     caveats = tuple(getattr(provider, "caveats", ()))
+    class_names = tuple(getattr(provider, "class_names", ()))
     augment = data.augment if data is not None and training else schema.Augment()
     skips = data is not None and data.on_bad_example == "skip"
     spec, crop = _cropped(options, provider.spec, key)
@@ -47,7 +48,7 @@ def select(
             example = centre_crop(example, crop)
         return augmenter(example, index, epoch) if augment.enabled else example
 
-    return Source(provider, spec, prepare, skips=skips, caveats=caveats)
+    return Source(provider, spec, prepare, skips=skips, caveats=caveats, class_names=class_names)
 
 
 def _cropped(options: schema.ProviderChoice, spec: ExampleSpec, key: str) -> tuple[ExampleSpec, tuple[int, int] | None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from distrain.data.order import ByShard, Order, Permuted
 from distrain.data.provider import BatchReader, Example, ExampleSpec, Provider
@@ -15,7 +16,7 @@ class Source:
     """A provider with its preparation: `read(index, epoch)` gives an example of `spec`, ready for the model.
 
     `skips`: examples that cannot be read are left out, and counted, instead of ending the run. `order` is how an epoch
-    goes through the examples; `caveats` are sentences for the user.
+    goes through the examples; `caveats` are sentences for the user. `class_names`, where the provider knows them.
     """
 
     provider: Provider
@@ -23,6 +24,7 @@ class Source:
     prepare: Callable[[Example, int, int], Example]
     skips: bool = False
     caveats: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     order: Order = field(init=False)
 
     def __post_init__(self) -> None:
@@ -31,6 +33,10 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.provider)
+
+    def form(self) -> dict[str, Any]:
+        """What its examples are like, as JSON holds it: the fields of the spec, and the names of the classes."""
+        return {**asdict(self.spec), "class_names": list(self.class_names)}
 
     def read(self, index: int, epoch: int) -> Example:
         """The example at `index` as epoch `epoch` sees it. Raises `BadInput` where it is not what `spec` says."""

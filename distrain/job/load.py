@@ -76,7 +76,7 @@ def load_job(path: Path, overrides: Iterable[str] = ()) -> Job:
     """
     raw = read_yaml(path)
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return check_job(raw, source=str(path))
 
 
@@ -160,7 +160,7 @@ def _parse(text: str, *, source: str) -> Any:
         raise BadInput(f"{source}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
     """Set one dotted key. Where a section's alternative changes, its old options stay and are checked like any."""
     key, sign, text = override.partition("=")
     parts = key.strip().split(".")

@@ -58,7 +58,7 @@ def _section(key: str, kind: Any) -> Iterator[str]:
             yield f"### {CHOOSES[key]}: {name}\n\n{alternative.__doc__}\n"
             if name == CUSTOM:
                 yield "All further keys are its arguments.\n"
-            else:
+            if name != CUSTOM or len(alternative.model_fields) > 1:
                 yield _table(alternative, without=CHOOSES[key])
     elif key == "data.validation":
         yield "## data.validation\n\nAs data.train, without `crop` at random.\n"

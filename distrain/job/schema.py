@@ -251,6 +251,12 @@ class Data(Section):
 # ---- model, loss, optimizer
 
 
+InitFrom = Annotated[
+    str | None,
+    Field(min_length=1, description="Begin with the weights of a run, of one of its checkpoints, or of a .keras file."),
+]
+
+
 class UNet(Section):
     """The U-Net of 2015. With `valid` padding the output is smaller than the input, and labels are cropped to it."""
 
@@ -263,6 +269,7 @@ class UNet(Section):
     padding: Literal["valid", "same"] = Field("valid", description="Padding of the convolutions.")
     channels: int | None = Field(None, ge=1, description="Channels of the images, where you want them checked.")
     classes: int | None = Field(None, ge=2, description="Number of classes, where you want it checked.")
+    init_from: InitFrom = None
 
 
 class Application(Section):
@@ -272,6 +279,7 @@ class Application(Section):
     architecture: str = Field(description="Its name there, such as MobileNetV2 or ResNet50.")
     weights: str | None = Field(None, description="Path of weights to start from; random where left out.")
     options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the architecture.")
+    init_from: InitFrom = None
 
 
 class CustomModel(Custom):
@@ -280,6 +288,7 @@ class CustomModel(Custom):
     name: str = Field(
         pattern=":", description=f"`{CUSTOM}`, called with the data's spec and the other keys; returns a Keras model."
     )
+    init_from: InitFrom = None
 
 
 ModelChoice = Annotated[

@@ -62,15 +62,28 @@ class Trained:
 
 def build(job: Job, spec: ExampleSpec, *, batch_size: int, epoch_steps: int) -> Trained:
     """Build what the job names for examples of `spec`. Raises `BadInput` naming the key that does not fit."""
+    model = build_model(job, spec)
+    loss, l2 = _loss(job.loss, spec)
+    optimizer = _optimizer(job.optimizer, batch_size=batch_size, epoch_steps=epoch_steps)
+    optimizer.build(model.trainable_variables)
+    return Trained(model, loss, l2, optimizer)
+
+
+def build_model(job: Job, spec: ExampleSpec) -> keras.Model:
+    """The model alone. Raises as `build`."""
     keras.config.set_floatx(job.train.precision)
     keras.config.set_dtype_policy(job.train.precision)
     keras.utils.set_random_seed(mix(job.seed) % 2**31)
     model = _model(job.model, spec, seed=mix(job.seed) % 2**31)
     _check_output(model, spec)
-    loss, l2 = _loss(job.loss, spec)
-    optimizer = _optimizer(job.optimizer, batch_size=batch_size, epoch_steps=epoch_steps)
-    optimizer.build(model.trainable_variables)
-    return Trained(model, loss, l2, optimizer)
+    return model
+
+
+def input_shape(model: keras.Model, spec: ExampleSpec) -> tuple[int | None, int | None, int]:
+    """Height, width and channels of the images that a model takes, None for any; of `spec` where it does not say."""
+    inputs = getattr(model, "inputs", None)
+    height, width, channels = spec.image_shape if not inputs else inputs[0].shape[1:]
+    return height, width, channels
 
 
 def _model(options: ModelChoice, spec: ExampleSpec, *, seed: int) -> keras.Model:

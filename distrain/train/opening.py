@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -39,7 +40,8 @@ class Opened:
     """A run's folder, held by this process, and where the run goes on from.
 
     `resumed` is the checkpoint taken up, if any; `rejected` the newer ones that are not valid; `removed` counts the
-    records after it; `changed` are the differences of the job; `aside` is where an old run was moved to.
+    records after it; `changed` are the differences of the job; `aside` is where an old run was moved to; `weights`
+    where those of a new run are from, if it did not begin with random ones.
     """
 
     lock: IO[str]
@@ -49,6 +51,7 @@ class Opened:
     removed: int
     changed: list[str]
     aside: Path | None
+    weights: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -60,24 +63,29 @@ class Opened:
         self.lock.close()
 
 
-def open_run(request: Request, saver: Saver) -> Opened:
+def open_run(request: Request, saver: Saver, warm_start: Callable[[], str | None]) -> Opened:
     """Claim the folder, check that it is of this job, restore the newest checkpoint and cut the logs back to it.
 
-    Raises `BadInput` where the folder cannot be used for this job.
+    Where there is none, `warm_start` sets the weights to begin with, if any, and returns where they are from. Raises
+    `BadInput` where the folder cannot be used for this job, and what `warm_start` raises before anything is written.
     """
     folder = request.folder
+    # Before the old run is moved aside: it may be the one whose weights are wanted.
+    weights = warm_start() if request.fresh else None
     aside = move_aside(folder.path) if request.fresh else None
     lock = claim(folder.path)
     job = resolved(request.job)
     changed = check_job(folder, job)
     try:
         resumed, rejected = saver.restore()
+        if resumed is None and not request.fresh:
+            weights = warm_start()
         progress = Progress() if resumed is None or resumed.manifest is None else resumed.manifest.progress
         removed = _cut_logs(folder, progress)
         write_job(folder, job, versions())
     except OSError as error:
         raise BadInput(f"{folder.path}: cannot be used ({error}), expected a folder for the run") from error
-    return Opened(lock, progress, resumed, rejected, removed, changed, aside)
+    return Opened(lock, progress, resumed, rejected, removed, changed, aside, weights)
 
 
 def reopen(request: Request, before: Progress, progress: Progress) -> Opened:

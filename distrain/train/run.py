@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import tensorflow as tf
-
 from distrain.checkpoint.retention import Retention
 from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.state import ReplicaState
@@ -38,7 +36,8 @@ from distrain.train.standing import Done, described, foremost, taken_over
 from distrain.train.stop import StopRequest
 from distrain.train.summary import announce, conclude
 from distrain.train.trainer import Trainer
-from distrain.train.validation import Validated, measured, read_examples, stack, validate
+from distrain.train.validation import Validated, measured, read_examples, stack, validate, watched
+from distrain.train.warm_start import warm_start
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.control import agreed
@@ -118,6 +117,7 @@ def _train(request: Request, started: Started, stop: StopRequest, watch: Watch, 
         world_size=world.size,
         versions=versions(),
         after=[request.folder.metrics],
+        examples=parts.training.form(),
     )
     opening = _open(request, started, parts, saver, kept, stack)
     cut(request.folder.examples(world.rank), opening.before.position)
@@ -193,7 +193,7 @@ def _open(request: Request, started: Started, parts: Parts, saver: Saver, kept: 
     if root is None:
         # A run that has begun is not moved aside, whatever becomes of its workers.
         first = replace(request, fresh=request.fresh and not kept.begun)
-        opened = agreed(control, lambda: hold(lambda: open_run(first, saver)))
+        opened = agreed(control, lambda: hold(lambda: open_run(first, saver, lambda: _warm(request.job, parts))))
         found = control.gather(None if opened is None else [asdict(opened.progress), opened.complete])[0]
         progress = Progress(**found[0])
         kept.begun = True
@@ -208,6 +208,12 @@ def _open(request: Request, started: Started, parts: Parts, saver: Saver, kept: 
     before = progress if done is None else done.before
     opened = agreed(control, lambda: hold(lambda: reopen(request, before, progress)), holds=kept.trainer is not None)
     return Opening(opened, progress, before, root, done, resized=True)
+
+
+def _warm(job: Job, parts: Parts) -> str | None:
+    """Set the weights to those that the job says to begin with; returns where they are from."""
+    source = job.model.init_from
+    return None if source is None else warm_start(parts.trained.model, source)
 
 
 def _release(opened: Opened, saver: Saver) -> None:
@@ -280,7 +286,7 @@ def _trainer(
     flush_seconds = FLUSH_SECONDS if started.membership is None else ELASTIC_FLUSH_SECONDS
     evaluate = None
     if parts.validation is not None:
-        evaluate = _watched(build_evaluate_step(parts.trained, parts.validation.spec), watch)
+        evaluate = watched(build_evaluate_step(parts.trained, parts.validation.spec), watch)
     display = Display(parts.schedule.total_steps, progress.step) if world.rank == 0 else None
     gradients: GradientTable | None = None
     if world.rank == 0 and parts.statistics is not None:
@@ -323,16 +329,6 @@ def _trainer(
         draw=_drawing(request, parts.validation, evaluate, world.rank),
         done=opening.done,
     )
-
-
-def _watched(evaluate: EvaluateStep, watch: Watch) -> EvaluateStep:
-    """The step that says of itself that something moves: there may be many in one validation."""
-
-    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        watch.doing("validation")
-        return evaluate(images, labels)
-
-    return step
 
 
 def _validation(parts: Parts, evaluate: EvaluateStep | None, started: Started) -> Callable[[], Validated] | None:

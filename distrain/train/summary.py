@@ -39,7 +39,10 @@ def announce(
     for found in opened.rejected:
         recorder.line(f"passed over {found.path}: {found.why_not}")
     if opened.resumed is None:
-        recorder.event("started", *place, world_size=world.size, workers=workers)
+        begun_with: dict[str, Any] = {} if opened.weights is None else {"weights": opened.weights}
+        if opened.weights is not None:
+            recorder.line(f"beginning with the weights of {opened.weights}")
+        recorder.event("started", *place, world_size=world.size, workers=workers, **begun_with)
         return
     recorder.line(f"going on from {opened.resumed.path}")
     recorder.event(

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from distrain.data.provider import Example
 from distrain.data.source import Source
 from distrain.errors import BadInput
 from distrain.step.evaluate_step import EvaluateStep
+from distrain.train.watch import Watch
 from distrain.world.control import Control, agreed
 from distrain.world.topology import World, share
 
@@ -41,6 +43,16 @@ def validate(source: Source, step: EvaluateStep, world: World, control: Control,
     mean_loss = sum(part for part, *_ in sums) / (len(source) - len(bad))
     values = {"loss": mean_loss, **metrics(total, segmentation=source.spec.segmentation)}
     return Validated({**values, "bad_examples": float(len(bad))} if bad else values, bad)
+
+
+def watched(evaluate: EvaluateStep, watch: Watch) -> EvaluateStep:
+    """The step that says of itself that something moves: there may be many in one validation."""
+
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        watch.doing("validation")
+        return evaluate(images, labels)
+
+    return step
 
 
 def _sums(
