@@ -45,6 +45,8 @@ ENDED_FIRST = re.compile(rb"process (?P<rank>\d+) was the first to fail, with ex
 ENDED_BY_SIGNAL = re.compile(rb"process rank (?P<rank>\d+) [^\n]* exited on signal (?P<code>\d+)")
 ENDED_BY_CODE = re.compile(rb"Process name: \[\[\d+,\d+\],(?P<rank>\d+)\]\s+Exit code:\s+(?P<code>\d+)")
 AFTER_STEP = re.compile(r"after step \d+")
+# What TensorFlow says each time that it is imported, whatever TF_CPP_MIN_LOG_LEVEL asks for.
+GREETING = re.compile(rb"WARNING: All log messages before absl::|I0000 .*\] oneDNN custom operations are on")
 
 # In the environment of all that a launch starts, by which it is found again.
 MARK = "DISTRAIN_LAUNCH"
@@ -202,6 +204,8 @@ class Relay:
         bare = PREFIX.sub(b"", line) if self.prefixed else line
         if self._is_own(line, bare):
             self.held.append(line)
+        elif GREETING.match(bare):
+            pass
         elif self.on_last_words is not None and bare.startswith(LAST_WORDS.encode()):
             if not self.words:
                 self.on_last_words()

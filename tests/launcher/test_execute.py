@@ -47,6 +47,17 @@ def test_unprefixed_output_passes_as_it_is(capfdbinary: pytest.CaptureFixture[by
     assert capfdbinary.readouterr()[0] == b"a\nrest without end"
 
 
+@pytest.mark.parametrize("prefix", ["", "[1]<stderr>:"])
+def test_what_tensorflow_says_at_its_import_is_left_out(prefix: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    lines = (
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "I0000 00:00:1795684089.187946    7184 port.cc:153] oneDNN custom operations are on. You may see",
+        "I0000 00:00:1795684089.187946    7184 other.cc:1] something else",
+    )
+    run("; ".join(f"echo '{prefix}{line}' >&2" for line in lines), prefixed=bool(prefix))
+    assert capfdbinary.readouterr()[1].decode() == f"{lines[-1]}\n"
+
+
 def test_workers_go_on_where_nobody_reads_what_they_print() -> None:
     """As under `| head`: what is read no more is dropped, not left in the pipe, where it would stop them."""
     program = (
