@@ -7,18 +7,26 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
+
+import psutil
 
 from distrain.checkpoint.store import newest_valid
 from distrain.cli import train
 from distrain.cli.parser import Parser
-from distrain.errors import BadInput
+from distrain.errors import EXIT_FAILED, EXIT_STOPPED, BadInput
 from distrain.job.load import load_job
 from distrain.job.schema import DEFAULT_BATCH_SIZE, Job
-from distrain.launcher.command import World, parse_elastic, parse_hosts, start_command
-from distrain.launcher.discover import discovered, is_local
+from distrain.launcher.command import World, choices, hosts_of_file, parse_elastic, parse_hosts, start_command
+from distrain.launcher.discover import NoHosts, discovered, is_local
 from distrain.launcher.execute import Ended, execute, shown
+from distrain.launcher.hosts import Answer, Elsewhere, common_interface, wait_for
 from distrain.launcher.restart import Reached, run_with_restarts
+from distrain.launcher.slurm import allocated
 from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
 
@@ -29,10 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("-n", dest="count", type=int, metavar="N", help="number of workers; all slots of the hosts")
     parser.add_argument("--hosts", metavar="h1:2,h2:2", help="hosts with their numbers of workers")
-    parser.add_argument("--hostfile", type=Path, help="a file of hosts, in the launcher's own form")
+    parser.add_argument("--hostfile", type=Path, help="a file of hosts, HOST slots=WORKERS a line")
     parser.add_argument("--elastic", metavar="MIN:MAX", help="let workers leave and join while the run goes on")
     parser.add_argument("--discover", type=Path, metavar="SCRIPT", help="prints the hosts that there are, HOST:WORKERS")
+    parser.add_argument(
+        "--slots-per-host", type=int, metavar="N", help="workers on each host that the script names alone; 1"
+    )
+    parser.add_argument("--slurm", action="store_true", help="as many workers as the Slurm job has tasks, on its nodes")
     parser.add_argument("--controller", choices=("gloo", "mpi"), default="gloo", help="what carries messages")
+    parser.add_argument("--interface", metavar="NAME", help="the network interface by which hosts reach each other")
+    parser.add_argument(
+        "--wait", type=float, default=60.0, metavar="SECONDS", help="how long other hosts have to answer by ssh; 60"
+    )
     parser.add_argument(
         "--restarts", type=int, default=0, metavar="N", help="start again up to N times after a failure"
     )
@@ -49,10 +65,18 @@ def main(arguments: argparse.Namespace) -> int:
         check_elastic(job, most=world.elastic[1])
     if sys.stdout.isatty():
         os.environ[TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
+    folder = RunFolder(train.run_dir(parsed, job))
+    reached_by = _ReachedBy(world, arguments.wait)
     if arguments.dry_run:
+        world = reached_by.supposed()
+        print("\n".join(f"# {line}" for line in choices(world, dict(os.environ))))
         print(shown(start_command(world, worker, dict(os.environ))))
         return 0
-    folder = RunFolder(train.run_dir(parsed, job))
+    try:
+        world = reached_by.seen()
+    except _AskedToStop:
+        print("distrain: asked to stop while waiting for hosts", file=sys.stderr)
+        return EXIT_STOPPED if reached(folder).saved is not None else EXIT_FAILED
     ended = _run(world, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts)
     for line in ended.words:
         print(line, file=sys.stderr, flush=True)
@@ -62,6 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
     old = _identity(folder.path) if fresh else None
     gloo = world.controller == "gloo"
+    elsewhere = Elsewhere(lambda: hosts_of(world)) if gloo and not world.local else None
 
     def start(restart: int) -> Ended:
         # What the first start has moved aside is not moved aside again.
@@ -70,10 +95,75 @@ def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, res
         command = start_command(world, arguments, dict(os.environ))
         # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
         stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
-        return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=world.elastic is not None)
+        elastic = world.elastic is not None
+        return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=elastic, elsewhere=elsewhere)
 
     before = Reached() if fresh else reached(folder)
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
+
+
+def hosts_of(world: World) -> list[str]:
+    """The hosts of a world, as they are named now."""
+    if world.elastic is not None:
+        assert world.discover is not None
+        return discovered(world.discover)
+    return [] if world.hosts is None else [host for host, _ in parse_hosts(world.hosts)]
+
+
+class _AskedToStop(Exception):
+    """A signal came before anything was started."""
+
+
+@dataclass(frozen=True)
+class _ReachedBy:
+    """How the hosts of a world reach each other; `seconds` is what they have to answer."""
+
+    world: World
+    seconds: float
+
+    def supposed(self) -> World:
+        """The world with the interface that it would have if all hosts answered; asks none of them."""
+        if not self._matters:
+            return self.world
+        own = tuple(psutil.net_if_addrs())
+        return replace(self.world, interface=common_interface({host: Answer(own) for host in hosts_of(self.world)}))
+
+    def seen(self) -> World:
+        """The world with its interface, once all hosts have answered. Raises `BadInput` where they do not."""
+        if self.world.local or (self.world.slurm and self.world.controller == "mpi"):
+            return self.world
+        least = None if self.world.elastic is None else -(-self.world.count // self.world.slots_per_host)
+        with _signals_raise():
+            answers = wait_for(self._named, self.seconds, least=least)
+        return replace(self.world, interface=common_interface(answers)) if self._matters else self.world
+
+    @property
+    def _matters(self) -> bool:
+        return not self.world.local and not self.world.slurm and self.world.interface is None
+
+    def _named(self) -> list[str]:
+        try:
+            return hosts_of(self.world)
+        except BadInput:
+            if self.world.elastic is None:
+                raise
+            return []  # none yet
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Have the signals that ask to stop raise `_AskedToStop`; a container's first process would not see them else."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _AskedToStop
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def check_elastic(job: Job, *, most: int) -> None:
@@ -116,32 +206,61 @@ def _elastic_world(arguments: argparse.Namespace) -> World:
     """A world that changes. Raises `BadInput` where the script does not list hosts."""
     if arguments.elastic is None or arguments.discover is None:
         raise BadInput("launch: expected --elastic MIN:MAX and --discover SCRIPT together, got one of them")
-    if arguments.hosts is not None or arguments.hostfile is not None or arguments.controller != "gloo":
+    if arguments.hosts or arguments.hostfile or arguments.slurm or arguments.controller != "gloo":
         raise BadInput("launch: --elastic has its hosts from --discover and is carried by gloo, expected nothing else")
     least, most = parse_elastic(arguments.elastic)
     count = least if arguments.count is None else arguments.count
     if not least <= count <= most:
         raise BadInput(f"launch: -n is {count}, expected {least} to {most} as --elastic says")
+    slots = 1 if arguments.slots_per_host is None else arguments.slots_per_host
+    if slots < 1:
+        raise BadInput(f"launch: --slots-per-host is {slots}, expected at least 1")
     script = arguments.discover.resolve()
-    hosts = discovered(script)
-    return World(count, elastic=(least, most), discover=script, discovered_local=all(map(is_local, hosts)))
+    local = _names_only_this_machine(script, waiting=arguments.wait > 0)
+    world = World(count, elastic=(least, most), discover=script, discovered_local=local, slots_per_host=slots)
+    return replace(world, interface=arguments.interface)
+
+
+def _names_only_this_machine(script: Path, *, waiting: bool) -> bool:
+    try:
+        return all(map(is_local, discovered(script)))
+    except NoHosts:
+        if waiting:
+            return False  # some may come
+        raise
 
 
 def _world(arguments: argparse.Namespace) -> World:
     if arguments.hosts is not None and arguments.hostfile is not None:
         raise BadInput("launch: expected --hosts or --hostfile, got both")
-    if arguments.hostfile is not None and not arguments.hostfile.is_file():
-        raise BadInput(f"--hostfile: {arguments.hostfile}: no such file")
     if arguments.restarts < 0:
         raise BadInput(f"launch: --restarts is {arguments.restarts}, expected 0 or more")
     if arguments.elastic is not None or arguments.discover is not None:
         return _elastic_world(arguments)
-    slots = parse_hosts(arguments.hosts) if arguments.hosts is not None else None
+    if arguments.slots_per_host is not None:
+        raise BadInput(
+            "launch: --slots-per-host is for --elastic; --hosts and --hostfile have the number for each host"
+        )
+    if arguments.slurm:
+        return _slurm_world(arguments)
+    hosts = arguments.hosts if arguments.hostfile is None else hosts_of_file(arguments.hostfile)
+    slots = sum(number for _, number in parse_hosts(hosts)) if hosts is not None else None
     count = arguments.count if arguments.count is not None else slots
     if count is None:
         raise BadInput("launch: expected -n N, the number of workers")
     if count < 1:
         raise BadInput(f"launch: -n is {count}, expected at least 1")
     if slots is not None and count > slots:
-        raise BadInput(f"launch: -n is {count}, but --hosts has {slots} slots")
-    return World(count, arguments.hosts, arguments.hostfile, arguments.controller)
+        raise BadInput(f"launch: -n is {count}, but the hosts have {slots} slots")
+    return World(count, hosts, arguments.controller, interface=arguments.interface)
+
+
+def _slurm_world(arguments: argparse.Namespace) -> World:
+    if arguments.hosts or arguments.hostfile or arguments.count:
+        raise BadInput("launch: --slurm has hosts and numbers from the Slurm job, expected nothing else")
+    tasks = allocated(os.environ)
+    count = sum(number for _, number in tasks)
+    if arguments.controller == "mpi":
+        return World(count, controller="mpi", slurm=True, interface=arguments.interface)
+    hosts = ",".join(f"{host}:{number}" for host, number in tasks)
+    return World(count, hosts, interface=arguments.interface)

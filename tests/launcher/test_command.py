@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distrain.errors import BadInput
-from distrain.launcher.command import World, parse_hosts, start_command
+from distrain.launcher.command import World, hosts_of_file, parse_hosts, start_command
 
 WORKER = ["train", "job.yaml"]
 
@@ -36,14 +36,23 @@ def test_mpi_carries_settings_and_nothing_else() -> None:
     assert "SECRET" not in command
 
 
-def test_a_host_file_is_handed_on() -> None:
-    assert "-hostfile hosts" in line(World(2, hostfile=Path("hosts")))
-    assert "--hostfile hosts" in line(World(2, hostfile=Path("hosts"), controller="mpi"))
+def test_a_host_file_is_what_hosts_are(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("# those on the left\n\ngpu-1 slots=8\ngpu-2  slots = 4 # half\ngpu-3:2\ngpu-4\n")
+    assert hosts_of_file(path) == "gpu-1:8,gpu-2:4,gpu-3:2,gpu-4"
+
+
+@pytest.mark.parametrize("text", ["", "# none\n", "h1 slots=0", "h1 slots=x", "h1 max_slots=3", "h1,h2", "h1:2:3"])
+def test_a_host_file_that_is_none(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="expected HOST"):
+        hosts_of_file(path)
 
 
 @pytest.mark.parametrize(("text", "slots"), [("h1:2,h2:3", 5), ("h1", 1), ("h1:4", 4)])
 def test_slots_of_hosts(text: str, slots: int) -> None:
-    assert parse_hosts(text) == slots
+    assert sum(number for _, number in parse_hosts(text)) == slots
 
 
 @pytest.mark.parametrize("text", ["", "h1:0", "h1:x", ":2", "h1:2,,h2:2", "h1:-1"])
