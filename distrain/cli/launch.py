@@ -7,13 +7,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-
-import psutil
 
 from distrain.checkpoint.store import newest_valid
 from distrain.cli import train
@@ -24,7 +19,8 @@ from distrain.job.schema import DEFAULT_BATCH_SIZE, Job
 from distrain.launcher.command import World, choices, hosts_of_file, parse_elastic, parse_hosts, start_command
 from distrain.launcher.discover import NoHosts, discovered, is_local
 from distrain.launcher.execute import Ended, execute, shown
-from distrain.launcher.hosts import Answer, Elsewhere, common_interface, wait_for
+from distrain.launcher.hosts import Elsewhere
+from distrain.launcher.reach import AskedToStop, ReachedBy, hosts_of
 from distrain.launcher.restart import Reached, run_with_restarts
 from distrain.launcher.slurm import allocated
 from distrain.log.folder import RunFolder, last_record
@@ -66,104 +62,43 @@ def main(arguments: argparse.Namespace) -> int:
     if sys.stdout.isatty():
         os.environ[TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
     folder = RunFolder(train.run_dir(parsed, job))
-    reached_by = _ReachedBy(world, arguments.wait)
+    reached_by = ReachedBy(world, arguments.wait)
     if arguments.dry_run:
         world = reached_by.supposed()
         print("\n".join(f"# {line}" for line in choices(world, dict(os.environ))))
         print(shown(start_command(world, worker, dict(os.environ))))
         return 0
     try:
-        world = reached_by.seen()
-    except _AskedToStop:
+        ended = _run(reached_by, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts)
+    except AskedToStop:
         print("distrain: asked to stop while waiting for hosts", file=sys.stderr)
         return EXIT_STOPPED if reached(folder).saved is not None else EXIT_FAILED
-    ended = _run(world, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts)
     for line in ended.words:
         print(line, file=sys.stderr, flush=True)
     return ended.code
 
 
-def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
+def _run(reached_by: ReachedBy, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
     old = _identity(folder.path) if fresh else None
-    gloo = world.controller == "gloo"
-    elsewhere = Elsewhere(lambda: hosts_of(world)) if gloo and not world.local else None
 
     def start(restart: int) -> Ended:
         # What the first start has moved aside is not moved aside again.
         again = restart > 0 and (old is None or _identity(folder.path) != old)
         arguments = [part for part in worker if not _means_fresh(part)] if again else worker
-        command = start_command(world, arguments, dict(os.environ))
-        # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
-        stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
-        elastic = world.elastic is not None
-        return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=elastic, elsewhere=elsewhere)
+        # A host that has failed may have to start first.
+        world = reached_by.seen()
+        gloo = world.controller == "gloo"
+        return execute(
+            start_command(world, arguments, dict(os.environ)),
+            prefixed=gloo,
+            # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
+            stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1,
+            elastic=world.elastic is not None,
+            elsewhere=Elsewhere(lambda: hosts_of(world)) if gloo and not world.local else None,
+        )
 
     before = Reached() if fresh else reached(folder)
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
-
-
-def hosts_of(world: World) -> list[str]:
-    """The hosts of a world, as they are named now."""
-    if world.elastic is not None:
-        assert world.discover is not None
-        return discovered(world.discover)
-    return [] if world.hosts is None else [host for host, _ in parse_hosts(world.hosts)]
-
-
-class _AskedToStop(Exception):
-    """A signal came before anything was started."""
-
-
-@dataclass(frozen=True)
-class _ReachedBy:
-    """How the hosts of a world reach each other; `seconds` is what they have to answer."""
-
-    world: World
-    seconds: float
-
-    def supposed(self) -> World:
-        """The world with the interface that it would have if all hosts answered; asks none of them."""
-        if not self._matters:
-            return self.world
-        own = tuple(psutil.net_if_addrs())
-        return replace(self.world, interface=common_interface({host: Answer(own) for host in hosts_of(self.world)}))
-
-    def seen(self) -> World:
-        """The world with its interface, once all hosts have answered. Raises `BadInput` where they do not."""
-        if self.world.local or (self.world.slurm and self.world.controller == "mpi"):
-            return self.world
-        least = None if self.world.elastic is None else -(-self.world.count // self.world.slots_per_host)
-        with _signals_raise():
-            answers = wait_for(self._named, self.seconds, least=least)
-        return replace(self.world, interface=common_interface(answers)) if self._matters else self.world
-
-    @property
-    def _matters(self) -> bool:
-        return not self.world.local and not self.world.slurm and self.world.interface is None
-
-    def _named(self) -> list[str]:
-        try:
-            return hosts_of(self.world)
-        except BadInput:
-            if self.world.elastic is None:
-                raise
-            return []  # none yet
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Have the signals that ask to stop raise `_AskedToStop`; a container's first process would not see them else."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise _AskedToStop
-
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def check_elastic(job: Job, *, most: int) -> None:

@@ -24,8 +24,9 @@ def python_packages() -> list[Component]:
     for package in importlib.metadata.distributions():
         name, version = package.metadata["Name"], package.version
         purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version)}"
-        licence = package.metadata.get("License-Expression") or package.metadata.get("License")
-        found.append(_component(name, version, purl, licence))
+        said = package.metadata.json
+        licence = said.get("license_expression") or said.get("license")
+        found.append(_component(name, version, purl, str(licence) if licence else None))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Pods of an MPIJob on this machine: hosts with the image's file system, made of the manifest as the operator makes them.
+"""Pods of an MPIJob on this machine: hosts with the image's file system, made from the manifest as the operator does.
 
 What the operator (v0.8.2) adds to a manifest is in `Job`: names, variables, host file, discovery script and key pair.
 """
@@ -28,7 +28,8 @@ def why_not() -> str | None:
     """What this machine lacks to run the image's file system; None where nothing."""
     if shutil.which("buildah") is None or shutil.which("ssh-keygen") is None:
         return "buildah or ssh-keygen is not here"
-    found = subprocess.run(["buildah", "inspect", "--type", "image", IMAGE], env=BUILDAH, capture_output=True)
+    command = ["buildah", "inspect", "--type", "image", IMAGE]
+    found = subprocess.run(command, env=BUILDAH, capture_output=True, check=False)
     return None if found.returncode == 0 else f"there is no image {IMAGE} (make image)"
 
 
@@ -70,7 +71,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.manifest = resource(self.overlay, "MPIJob")
-        self.name = self.manifest["metadata"]["name"]
+        self.name = str(self.manifest["metadata"]["name"])
         self.spec = self.manifest["spec"]
         self.files = self.volumes / self.name
         for name in ("mpi", "ssh", "job", "data"):
@@ -150,10 +151,11 @@ class Job:
         layers = root.with_name(f"{name}-layers")
         for path in (root, layers):
             path.mkdir(parents=True)
+        overlay = f"lowerdir={self.image.root},upperdir={layers}/upper,workdir={layers}/work"
         lines = [
             f"mount -t tmpfs tmpfs {layers}",
             f"mkdir {layers}/upper {layers}/work",
-            f"mount -t overlay overlay -o lowerdir={self.image.root},upperdir={layers}/upper,workdir={layers}/work {root}",
+            f"mount -t overlay overlay -o {overlay} {root}",
             f"mkdir -p {root}/proc {root}/sys {root}/dev",
             f"mount -t proc proc {root}/proc",
             f"mount -t sysfs -o ro sysfs {root}/sys",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from tests.processes.worlds import inspect, records
 
 STARTS, ENDS = 240.0, 120.0
 # Few and small steps; three epochs, so that each example is seen three times.
-FEW = ("-o", "train.steps=24", "-o", "data.train.examples=64", "-o", "data.validation.examples=4")
-FEW += ("-o", "checkpoint.every=4", "-o", "log.every=1", "-o", "log.examples=true")
+FEW = ["-o", "train.steps=24", "-o", "data.train.examples=64", "-o", "data.validation.examples=4"]
+FEW += ["-o", "checkpoint.every=4", "-o", "log.every=1", "-o", "log.examples=true"]
 
 pytestmark = [pytest.mark.clusters, pytest.mark.xdist_group("clusters"), pytest.mark.timeout(1500)]
 
@@ -53,7 +54,7 @@ def step(run: Path) -> int:
 def examples(run: Path) -> list[int]:
     """All examples that were drawn, by all ranks, in no order."""
     lines = [line for path in (run / "examples").glob("*.jsonl") for line in path.read_text().splitlines()]
-    return sorted(index for line in lines for index in __import__("json").loads(line)["indices"])
+    return sorted(index for line in lines for index in json.loads(line)["indices"])
 
 
 def seen_thrice(run: Path) -> bool:
@@ -122,9 +123,6 @@ def test_elastic_horovodrun(image: Image, network: Network, tmp_path: Path) -> N
     job = Job(network, image, "elastic", tmp_path, overrides=FEW)
     run = job.runs / "elastic"
     one, two, three = job.workers
-
-    def world() -> int:
-        return int(records(run, "step")[-1].get("world_size", 0))
 
     # A host dies, the others go on from memory.
     job.start_workers()

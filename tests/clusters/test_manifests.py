@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_the_job_runs_as_it_is_written(overlay: str, tmp_path: Path) -> None:
     if overlay in MPI:
         assert main([changed[0], "--dry-run", *changed[1:]]) == 0
     else:
-        overrides = [after for word, after in zip(changed, changed[1:], strict=False) if word == "-o"]
+        overrides = [after for word, after in pairwise(changed) if word == "-o"]
         assert load_job(Path(changed[1]), overrides).train.steps == 40
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -81,15 +80,3 @@ def test_a_job_that_is_wrong_ends_with_its_exit_code(cluster: Cluster, tmp_path:
     wait(lambda: cluster.job(number)["JobState"] in ("COMPLETED", "FAILED"), output(tmp_path))
     assert cluster.job(number)["ExitCode"] == "2:0"
     assert "train.steps" in output(tmp_path)
-
-
-def test_the_scripts_are_what_shellcheck_wants() -> None:
-    scripts = [path for folder in ("launch", "docker") for path in (ROOT / folder).rglob("*") if is_shell(path)]
-    assert SCRIPT in scripts
-    assert len(scripts) >= 6
-    checked = subprocess.run([Path(sys.prefix) / "bin" / "shellcheck", *scripts], capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout
-
-
-def is_shell(path: Path) -> bool:
-    return path.is_file() and path.read_bytes()[:40].startswith((b"#!/bin/sh", b"#!/usr/bin/env bash"))
