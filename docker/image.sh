@@ -24,6 +24,8 @@ arguments=(--target "$target" --file docker/Dockerfile --tag "$name"
 [ -z "${IMAGE_SETTINGS:-}" ] || arguments+=(--secret "id=settings,src=$IMAGE_SETTINGS")
 [ -z "${SSL_CERT_FILE:-}" ] || arguments+=(--secret "id=certificates,src=$SSL_CERT_FILE")
 
+# Needs no rights and no runtime beside its own.
+export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
 local_base=localhost/debian:bookworm-slim
 make_local_base() {
     local folder container
