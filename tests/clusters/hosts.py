@@ -7,7 +7,9 @@ too, and nothing connects it to this machine's network.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -21,6 +23,7 @@ from types import TracebackType
 import psutil
 
 SUBNET = "10.77.0"
+PR_SET_PDEATHSIG = 1
 PROGRAMS = ("ip", "unshare", "nsenter", "mount", "chroot")
 
 
@@ -85,6 +88,7 @@ class Host:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_end_with_this_process,  # noqa: PLW1509 - no threads run here
         )
         log.close()
         return self.first
@@ -175,6 +179,7 @@ class Network:
 
     def __enter__(self) -> Network:
         self.folder.mkdir(parents=True, exist_ok=True)
+        _remove_left_over()
         run("ip", "netns", "add", self.switch)
         run("ip", "-n", self.switch, "link", "add", "bridge", "type", "bridge")
         run("ip", "-n", self.switch, "link", "set", "bridge", "up")
@@ -219,6 +224,19 @@ def network(folder: Path) -> Iterator[Network]:
     """A network for a test."""
     with Network(folder) as made:
         yield made
+
+
+def _end_with_this_process() -> None:
+    """Have a host end where the tests are killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def _remove_left_over() -> None:
+    """Take away the networks of tests that were killed."""
+    for line in run("ip", "netns", "list").splitlines():
+        match = re.match(r"dt(\d+)-", line)
+        if match is not None and not psutil.pid_exists(int(match[1])):
+            run("ip", "netns", "delete", line.split()[0])
 
 
 def _environment(environment: Mapping[str, str] | None) -> dict[str, str] | None:

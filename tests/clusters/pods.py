@@ -19,7 +19,7 @@ from tests.clusters.hosts import Host, Network, run
 from tests.clusters.manifests import Resource, resource
 
 IMAGE = os.environ.get("DISTRAIN_IMAGE", "localhost/distrain:cpu")
-BUILDAH = {**os.environ, "STORAGE_DRIVER": os.environ.get("STORAGE_DRIVER", "vfs"), "BUILDAH_ISOLATION": "chroot"}
+BUILDAH = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 USER = "1000"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 

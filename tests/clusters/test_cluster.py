@@ -16,8 +16,9 @@ from tests.processes.worlds import inspect, records
 
 STARTS, ENDS = 240.0, 120.0
 # Few and small steps; three epochs, so that each example is seen three times.
-FEW = ["-o", "train.steps=24", "-o", "data.train.examples=64", "-o", "data.validation.examples=4"]
-FEW += ["-o", "checkpoint.every=4", "-o", "log.every=1", "-o", "log.examples=true"]
+SMALL = "train.epochs=null train.steps=24 data.train.examples=64 data.train.size=92 data.validation.examples=4"
+SMALL += " data.validation.size=92 checkpoint.every=4 log.every=1 log.examples=true"
+FEW = [part for override in SMALL.split() for part in ("-o", override)]
 
 pytestmark = [pytest.mark.clusters, pytest.mark.xdist_group("clusters"), pytest.mark.timeout(1500)]
 
