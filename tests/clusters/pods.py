@@ -161,7 +161,8 @@ class Job:
             f"mount -t sysfs -o ro sysfs {root}/sys",
             f"mount -t tmpfs -o mode=755 tmpfs {root}/dev",
             *(f"touch {root}/dev/{each} && mount --bind /dev/{each} {root}/dev/{each}" for each in DEVICES),
-            f"mkdir {root}/dev/shm && ln -s /proc/self/fd {root}/dev/fd",
+            f"mkdir {root}/dev/shm && mount -t tmpfs -o mode=1777,size=64m tmpfs {root}/dev/shm",
+            f"ln -s /proc/self/fd {root}/dev/fd",
             f"touch {root}/etc/hosts && mount --bind {self.network.hosts_file} {root}/etc/hosts",
         ]
         sources = {"job": self.files / "job", "runs": self.runs, "data": self.files / "data"}
