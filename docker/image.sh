@@ -28,11 +28,18 @@ arguments=(--target "$target" --file docker/Dockerfile --tag "$name"
 export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
 local_base=localhost/debian:bookworm-slim
 make_local_base() {
-    local folder container
+    local folder container mirror
     folder=$(mktemp -d)
     echo "the base image's registry cannot be reached: making $local_base by debootstrap" >&2
     debootstrap --variant=minbase bookworm "$folder/root" >"$folder/log" 2>&1 || { tail -5 "$folder/log" >&2; exit 1; }
-    rm -rf "$folder"/root/var/cache/apt/archives/*.deb "$folder"/root/var/lib/apt/lists/*
+    rm -rf "$folder"/root/var/cache/apt/archives/*.deb "$folder"/root/var/lib/apt/lists/* "$folder"/root/var/log/*
+    # What debootstrap takes from this machine.
+    : >"$folder/root/etc/resolv.conf"
+    rm -f "$folder/root/etc/hostname"
+    # Debian's own mirror, which debootstrap knows.
+    mirror=$(sed -n 's/^DEF_MIRROR="\(.*\)"$/\1/p' "$(command -v debootstrap)")
+    printf 'deb %s bookworm%s main\n' "$mirror" '' "$mirror" -updates "$mirror-security" -security \
+        >"$folder/root/etc/apt/sources.list"
     container=$(buildah from scratch)
     buildah add --quiet "$container" "$folder/root" / >/dev/null
     buildah config --cmd bash "$container"

@@ -16,8 +16,9 @@ from tests.processes.worlds import inspect, records
 
 # For an idle machine a minute would do.
 STARTS, ENDS = 600.0, 180.0
-# Few and small steps; three epochs, so that each example is seen three times.
-SMALL = "train.epochs=null train.steps=24 data.train.examples=64 data.train.size=92 data.validation.examples=4"
+# Few and small steps: of eight of the 64 examples, so that eight are an epoch.
+STEPS = 40
+SMALL = f"train.epochs=null train.steps={STEPS} data.train.examples=64 data.train.size=92 data.validation.examples=4"
 SMALL += " data.validation.size=92 checkpoint.every=4 log.every=1 log.examples=true"
 FEW = [part for override in SMALL.split() for part in ("-o", override)]
 
@@ -59,8 +60,9 @@ def examples(run: Path) -> list[int]:
     return sorted(index for line in lines for index in json.loads(line)["indices"])
 
 
-def seen_thrice(run: Path) -> bool:
-    return examples(run) == sorted(3 * list(range(64)))
+def seen_equally(run: Path) -> bool:
+    """Whether every example was seen once an epoch."""
+    return examples(run) == sorted(STEPS // 8 * list(range(64)))
 
 
 def test_mpirun(image: Image, network: Network, tmp_path: Path) -> None:
@@ -105,9 +107,9 @@ def test_mpirun(image: Image, network: Network, tmp_path: Path) -> None:
     job.start_workers(job.workers[1])
     assert pods.ended(launcher, STARTS) == 0, launcher.log
     done = inspect(run)
-    assert (done["finished"], done["step"], done["world_size"]) == (True, 24, 3)
-    assert [record["step"] for record in records(run, "step")] == list(range(1, 25))
-    assert seen_thrice(run)
+    assert (done["finished"], done["step"], done["world_size"]) == (True, STEPS, 3)
+    assert [record["step"] for record in records(run, "step")] == list(range(1, STEPS + 1))
+    assert seen_equally(run)
 
 
 def until_no_workers(job: Job) -> None:
@@ -142,17 +144,24 @@ def test_elastic_horovodrun(image: Image, network: Network, tmp_path: Path) -> N
     saved = inspect(run)
     assert (saved["finished"], saved["world_size"]) == (False, 2)
 
-    # Again with the third, whose link is cut: the others go on without it, to the end.
+    # Again with the third, whose link is cut: the others go on without it.
     job.start_workers(two)
     launcher = job.launch()
-    until(lambda: step(run) >= saved["step"] + 1, launcher)
+    until(lambda: step(run) > saved["step"], launcher)
     job.pods[two].cut()
     job.discover([one, three])
+    before = step(run)
+    until(lambda: step(run) > before + 1, launcher)
+
+    # Another's pod is to end: it leaves, and the last goes on to the end.
+    job.pods[three].terminate()
+    assert pods.ended(job.pods[three], ENDS) == 0
+    job.discover([one])
     assert pods.ended(launcher, STARTS) == 0, launcher.log
     done = inspect(run)
-    assert (done["finished"], done["step"], done["world_size"]) == (True, 24, 2)
-    assert [record["step"] for record in records(run, "step")] == list(range(1, 25))
-    assert seen_thrice(run)
+    assert (done["finished"], done["step"], done["world_size"]) == (True, STEPS, 1)
+    assert [record["step"] for record in records(run, "step")] == list(range(1, STEPS + 1))
+    assert seen_equally(run)
     job.pods[two].join()
     until_no_workers(job)
 
