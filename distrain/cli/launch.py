@@ -20,6 +20,7 @@ from distrain.launcher.command import World, choices, hosts_of_file, parse_elast
 from distrain.launcher.discover import NoHosts, discovered, is_local
 from distrain.launcher.execute import Ended, execute, shown
 from distrain.launcher.hosts import Elsewhere
+from distrain.launcher.processes import MARK
 from distrain.launcher.reach import AskedToStop, ReachedBy, hosts_of
 from distrain.launcher.restart import Reached, run_with_restarts
 from distrain.launcher.slurm import allocated
@@ -89,7 +90,8 @@ def _run(reached_by: ReachedBy, worker: list[str], folder: RunFolder, *, fresh: 
         world = reached_by.seen()
         gloo = world.controller == "gloo"
         return execute(
-            start_command(world, arguments, dict(os.environ)),
+            # What is started is to be known by its mark on other hosts, too.
+            start_command(world, arguments, {**os.environ, MARK: ""}),
             prefixed=gloo,
             # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
             stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distrain.errors import BadInput
-from distrain.launcher.processes import MARK
 from distrain.world.cores import cores
 from distrain.world.start import EXPECTED_SIZE, YIELD
 
@@ -175,7 +174,7 @@ def _mpirun(world: World, program: list[str], environment: dict[str, str]) -> Co
     if world.interface is not None:
         for part in ("btl", "oob"):
             arguments += ["--mca", f"{part}_tcp_if_include", world.interface]
-    for name in sorted({*environment, MARK}):
+    for name in sorted(environment):
         if name in CARRIED or name.startswith(CARRIED_PREFIXES):
             arguments += ["-x", name]
     arguments += ["-x", f"{EXPECTED_SIZE}={world.count}"]
