@@ -15,7 +15,7 @@ from tests.clusters.pods import Image, Job
 from tests.processes.worlds import inspect, records
 
 # For an idle machine a minute would do.
-STARTS, ENDS = 600.0, 180.0
+STARTS, ENDS = 900.0, 240.0
 # Few and small steps: of eight of the 64 examples, so that eight are an epoch.
 STEPS = 40
 SMALL = f"train.epochs=null train.steps={STEPS} data.train.examples=64 data.train.size=92 data.validation.examples=4"
