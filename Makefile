@@ -10,22 +10,32 @@ COMPILE = "$$uv" pip compile --quiet --universal --python-version 3.11 --fork-st
 	--no-annotate --no-emit-package horovod --custom-compile-command "make requirements" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test soak check format requirements reference clean
+.PHONY: help train test soak image image-gpu cluster-test check format requirements reference clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
 train: ## train a U-Net on generated images with two workers, about two minutes
 	@$(SETUP) --group cpu
 	@$(BIN)/distrain launch -n 2 -- train launch/jobs/circles.yaml --fresh
 
 test: check ## all checks and tests
-	$(BIN)/pytest -n 2 -m "not processes and not soak"
+	$(BIN)/pytest -n 2
 	$(BIN)/pytest -n 2 --dist loadgroup -m "processes and not soak"
 
 soak: check ## a hundred seeded faults against real worlds, compared with runs never touched; about half an hour
 	$(BIN)/pytest -m soak
 	$(BIN)/python -m tests.faults.soak
+
+image: ## build the image for CPUs, with docker, buildah or podman
+	docker/image.sh cpu
+
+image-gpu: ## build the image for GPUs
+	docker/image.sh gpu
+
+cluster-test: ## a launcher and workers as hosts of their own, from the image, and a Slurm cluster; as root
+	@$(SETUP) --group dev
+	$(BIN)/pytest -m clusters
 
 check: ## format, lint and types
 	@$(SETUP) --group dev

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distrain.errors import EXIT_DONE, EXIT_FAILED
 from distrain.launcher.command import World, start_program
+from distrain.world.cores import cores
 from distrain.world.versions import versions
 
 HELP = "show what works on this machine, and what to do about the rest"
@@ -139,8 +140,7 @@ def _nccl(code: int) -> Finding:
 
 
 def _cores() -> Finding:
-    bound, cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    return Finding("cores", True, f"{bound} of {cores} for this process; workers share them evenly")
+    return Finding("cores", True, f"{cores()} of {os.cpu_count() or 1} for this process; workers share them evenly")
 
 
 def _driver() -> Finding:

@@ -7,18 +7,23 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from distrain.checkpoint.store import newest_valid
 from distrain.cli import evaluate, predict, train
 from distrain.cli.parser import Parser
-from distrain.errors import BadInput
+from distrain.errors import EXIT_FAILED, EXIT_STOPPED, BadInput
 from distrain.job.load import load_job
 from distrain.job.schema import DEFAULT_BATCH_SIZE, Job
-from distrain.launcher.command import World, parse_elastic, parse_hosts, start_command
-from distrain.launcher.discover import discovered, is_local
+from distrain.launcher.command import World, choices, hosts_of_file, parse_elastic, parse_hosts, start_command
+from distrain.launcher.discover import NoHosts, discovered, is_local
 from distrain.launcher.execute import Ended, execute, shown
+from distrain.launcher.hosts import Elsewhere
+from distrain.launcher.processes import MARK
+from distrain.launcher.reach import AskedToStop, ReachedBy, hosts_of
 from distrain.launcher.restart import Reached, run_with_restarts
+from distrain.launcher.slurm import allocated
 from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
 
@@ -31,10 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("-n", dest="count", type=int, metavar="N", help="number of workers; all slots of the hosts")
     parser.add_argument("--hosts", metavar="h1:2,h2:2", help="hosts with their numbers of workers")
-    parser.add_argument("--hostfile", type=Path, help="a file of hosts, in the launcher's own form")
+    parser.add_argument("--hostfile", type=Path, help="a file of hosts, HOST slots=WORKERS a line")
     parser.add_argument("--elastic", metavar="MIN:MAX", help="let workers leave and join while the run goes on")
     parser.add_argument("--discover", type=Path, metavar="SCRIPT", help="prints the hosts that there are, HOST:WORKERS")
+    parser.add_argument(
+        "--slots-per-host", type=int, metavar="N", help="workers on each host that the script names alone; 1"
+    )
+    parser.add_argument("--slurm", action="store_true", help="as many workers as the Slurm job has tasks, on its nodes")
     parser.add_argument("--controller", choices=("gloo", "mpi"), default="gloo", help="what carries messages")
+    parser.add_argument("--interface", metavar="NAME", help="the network interface by which hosts reach each other")
+    parser.add_argument(
+        "--wait", type=float, default=60.0, metavar="SECONDS", help="how long other hosts have to answer by ssh; 60"
+    )
     parser.add_argument(
         "--restarts", type=int, default=0, metavar="N", help="start again up to N times after a failure"
     )
@@ -58,11 +71,16 @@ def main(arguments: argparse.Namespace) -> int:
         check_elastic(job, most=world.elastic[1])
     if sys.stdout.isatty():
         os.environ[TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
-    if arguments.dry_run:
-        print(shown(start_command(world, worker, dict(os.environ))))
-        return 0
     folder = RunFolder(train.run_dir(parsed, job))
-    return _told(_run(world, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts))
+    reached_by = ReachedBy(world, arguments.wait)
+    if arguments.dry_run:
+        _show(reached_by, worker)
+        return 0
+    try:
+        return _told(_run(reached_by, worker, folder, fresh=parsed.fresh, restarts=arguments.restarts))
+    except AskedToStop:
+        print("distrain: asked to stop while waiting for hosts", file=sys.stderr)
+        return EXIT_STOPPED if reached(folder).saved is not None else EXIT_FAILED
 
 
 def _told(ended: Ended) -> int:
@@ -79,27 +97,45 @@ def _afterwards(arguments: argparse.Namespace, world: World, worker: list[str]) 
     command.check(parser.parse_args(worker[1:]))
     if world.elastic is not None or arguments.restarts:
         raise BadInput(f"launch: --elastic and --restarts are for train, expected neither with {worker[0]}")
+    reached_by = ReachedBy(world, arguments.wait)
     if arguments.dry_run:
-        print(shown(start_command(world, worker, dict(os.environ))))
+        _show(reached_by, worker)
         return 0
-    return _told(_execute(world, worker))
+    try:
+        return _told(_execute(reached_by, worker))
+    except AskedToStop:
+        return EXIT_STOPPED
 
 
-def _execute(world: World, worker: list[str]) -> Ended:
+def _show(reached_by: ReachedBy, worker: list[str]) -> None:
+    """Print what was chosen, and the line that would be run."""
+    world = reached_by.supposed()
+    print("\n".join(f"# {line}" for line in choices(world, dict(os.environ))))
+    print(shown(start_command(world, worker, dict(os.environ))))
+
+
+def _execute(reached_by: ReachedBy, worker: list[str]) -> Ended:
+    # A host that has failed may have to start first.
+    world = reached_by.seen()
     gloo = world.controller == "gloo"
-    command = start_command(world, worker, dict(os.environ))
-    # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
-    stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
-    return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=world.elastic is not None)
+    return execute(
+        # What is started is to be known by its mark on other hosts, too.
+        start_command(world, worker, {**os.environ, MARK: ""}),
+        prefixed=gloo,
+        # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
+        stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1,
+        elastic=world.elastic is not None,
+        elsewhere=Elsewhere(lambda: hosts_of(world)) if gloo and not world.local else None,
+    )
 
 
-def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
+def _run(reached_by: ReachedBy, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
     old = _identity(folder.path) if fresh else None
 
     def start(restart: int) -> Ended:
         # What the first start has moved aside is not moved aside again.
         again = restart > 0 and (old is None or _identity(folder.path) != old)
-        return _execute(world, [part for part in worker if not _means_fresh(part)] if again else worker)
+        return _execute(reached_by, [part for part in worker if not _means_fresh(part)] if again else worker)
 
     before = Reached() if fresh else reached(folder)
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
@@ -147,32 +183,61 @@ def _elastic_world(arguments: argparse.Namespace) -> World:
     """A world that changes. Raises `BadInput` where the script does not list hosts."""
     if arguments.elastic is None or arguments.discover is None:
         raise BadInput("launch: expected --elastic MIN:MAX and --discover SCRIPT together, got one of them")
-    if arguments.hosts is not None or arguments.hostfile is not None or arguments.controller != "gloo":
+    if arguments.hosts or arguments.hostfile or arguments.slurm or arguments.controller != "gloo":
         raise BadInput("launch: --elastic has its hosts from --discover and is carried by gloo, expected nothing else")
     least, most = parse_elastic(arguments.elastic)
     count = least if arguments.count is None else arguments.count
     if not least <= count <= most:
         raise BadInput(f"launch: -n is {count}, expected {least} to {most} as --elastic says")
+    slots = 1 if arguments.slots_per_host is None else arguments.slots_per_host
+    if slots < 1:
+        raise BadInput(f"launch: --slots-per-host is {slots}, expected at least 1")
     script = arguments.discover.resolve()
-    hosts = discovered(script)
-    return World(count, elastic=(least, most), discover=script, discovered_local=all(map(is_local, hosts)))
+    local = _names_only_this_machine(script, waiting=arguments.wait > 0)
+    world = World(count, elastic=(least, most), discover=script, discovered_local=local, slots_per_host=slots)
+    return replace(world, interface=arguments.interface)
+
+
+def _names_only_this_machine(script: Path, *, waiting: bool) -> bool:
+    try:
+        return all(map(is_local, discovered(script)))
+    except NoHosts:
+        if waiting:
+            return False  # some may come
+        raise
 
 
 def _world(arguments: argparse.Namespace) -> World:
     if arguments.hosts is not None and arguments.hostfile is not None:
         raise BadInput("launch: expected --hosts or --hostfile, got both")
-    if arguments.hostfile is not None and not arguments.hostfile.is_file():
-        raise BadInput(f"--hostfile: {arguments.hostfile}: no such file")
     if arguments.restarts < 0:
         raise BadInput(f"launch: --restarts is {arguments.restarts}, expected 0 or more")
     if arguments.elastic is not None or arguments.discover is not None:
         return _elastic_world(arguments)
-    slots = parse_hosts(arguments.hosts) if arguments.hosts is not None else None
+    if arguments.slots_per_host is not None:
+        raise BadInput(
+            "launch: --slots-per-host is for --elastic; --hosts and --hostfile have the number for each host"
+        )
+    if arguments.slurm:
+        return _slurm_world(arguments)
+    hosts = arguments.hosts if arguments.hostfile is None else hosts_of_file(arguments.hostfile)
+    slots = sum(number for _, number in parse_hosts(hosts)) if hosts is not None else None
     count = arguments.count if arguments.count is not None else slots
     if count is None:
         raise BadInput("launch: expected -n N, the number of workers")
     if count < 1:
         raise BadInput(f"launch: -n is {count}, expected at least 1")
     if slots is not None and count > slots:
-        raise BadInput(f"launch: -n is {count}, but --hosts has {slots} slots")
-    return World(count, arguments.hosts, arguments.hostfile, arguments.controller)
+        raise BadInput(f"launch: -n is {count}, but the hosts have {slots} slots")
+    return World(count, hosts, arguments.controller, interface=arguments.interface)
+
+
+def _slurm_world(arguments: argparse.Namespace) -> World:
+    if arguments.hosts or arguments.hostfile or arguments.count:
+        raise BadInput("launch: --slurm has hosts and numbers from the Slurm job, expected nothing else")
+    tasks = allocated(os.environ)
+    count = sum(number for _, number in tasks)
+    if arguments.controller == "mpi":
+        return World(count, controller="mpi", slurm=True, interface=arguments.interface)
+    hosts = ",".join(f"{host}:{number}" for host, number in tasks)
+    return World(count, hosts, interface=arguments.interface)

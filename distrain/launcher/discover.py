@@ -11,6 +11,10 @@ from distrain.errors import BadInput
 SECONDS = 30
 
 
+class NoHosts(BadInput):
+    """The script works and names no host: perhaps not yet."""
+
+
 def discovered(script: Path) -> list[str]:
     """The hosts that the script prints, one a line, each with `:WORKERS` behind it or not.
 
@@ -30,7 +34,7 @@ def discovered(script: Path) -> list[str]:
         if not host or (colon and not (count.isdecimal() and int(count) >= 1)):
             raise BadInput(f"--discover: {script}: printed '{line}', expected HOST or HOST:WORKERS")
     if not lines:
-        raise BadInput(f"--discover: {script}: printed nothing, expected a list of hosts")
+        raise NoHosts(f"--discover: {script}: printed nothing, expected a list of hosts")
     return [line.partition(":")[0] for line in lines]
 
 

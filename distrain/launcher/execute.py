@@ -14,14 +14,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, BinaryIO
-
-import psutil
 
 from distrain.errors import (
     EXIT_BAD_INPUT,
@@ -34,6 +31,8 @@ from distrain.errors import (
     BadInput,
 )
 from distrain.launcher.command import Command
+from distrain.launcher.hosts import Elsewhere
+from distrain.launcher.processes import MARK, end, send, started
 
 # Exit codes with which the workers themselves have said all that there is to say.
 SPOKEN_FOR = (EXIT_DONE, EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_STOPPED)
@@ -48,12 +47,11 @@ ENDED_BY_CODE = re.compile(rb"Process name: \[\[\d+,\d+\],(?P<rank>\d+)\]\s+Exit
 REFUSED = re.compile(rb"horovod: the [a-z -]+ refused ")
 AFTER_STEP = re.compile(r"after step \d+")
 
-# In the environment of all that a launch starts, by which it is found again.
-MARK = "DISTRAIN_LAUNCH"
 LEFT_OVER_SECONDS = 27.0
 # Once a worker has said its last words, the others have so long to end: one that hangs, or was stopped, never does.
 FAILED_SECONDS = 12.0
-RANKS = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK")
+# So long have workers on several hosts from being asked to stop, for a step and a checkpoint.
+STOP_SECONDS = 90.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -69,13 +67,21 @@ class Ended:
     asked: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
-def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals, elastic: bool = False) -> Ended:
+def execute(
+    command: Command,
+    *,
+    prefixed: bool,
+    stop_signal: signal.Signals,
+    elastic: bool = False,
+    elsewhere: Elsewhere | None = None,
+) -> Ended:
     """Run a launcher to its end, and until all that it started on this machine has ended.
 
     `prefixed`: it marks its workers' lines with `[rank]<stdout>:`, which is taken off; what is not marked is its own
     and shown only where the workers have not told what happened. `stop_signal` is what makes it ask its workers to
-    stop; it is sent too where this process is killed. In an `elastic` world a worker's last words are shown as they
-    come, and the others go on. Raises `BadInput` where it is not installed.
+    stop; it is sent too where this process is killed. In an `elastic` world what a worker says last is shown as it
+    comes, and the others go on. Workers `elsewhere` are told by ssh what signals tell those here. Raises `BadInput`
+    where it is not installed.
     """
     mark = uuid.uuid4().hex
     libc = ctypes.CDLL(None)
@@ -96,11 +102,11 @@ def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals, el
         )
     except FileNotFoundError as error:
         raise BadInput(f"{command.arguments[0]} is not there; 'distrain check' tells what is missing") from error
-    asked = _pass_signals(process, stop_signal, mark)
+    asked = _pass_signals(process, stop_signal, mark, elsewhere)
     assert process.stdout is not None
     assert process.stderr is not None
     output = Relay(process.stdout, sys.stdout.buffer, prefixed)
-    timer = threading.Timer(FAILED_SECONDS, lambda: _kill(_started(mark, workers_only=True)))
+    timer = threading.Timer(FAILED_SECONDS, lambda: send(started(mark, workers_only=True), signal.SIGKILL))
     timer.daemon = True
     failing = _nothing if elastic else timer.start
     errors = Relay(process.stderr, sys.stderr.buffer, prefixed, on_last_words=failing, at_once=elastic)
@@ -108,7 +114,11 @@ def execute(command: Command, *, prefixed: bool, stop_signal: signal.Signals, el
     for thread in threads:
         thread.start()
     code = process.wait()
-    _end_left_over(mark)
+    # What a launcher that was killed leaves behind is asked to stop by what watches over it. It may hold the run's
+    # folder, and then nothing could go on from it.
+    end(mark, LEFT_OVER_SECONDS)
+    if elsewhere is not None and code != EXIT_DONE:
+        elsewhere.end(mark, FAILED_SECONDS)
     timer.cancel()
     for thread in threads:
         thread.join()
@@ -237,7 +247,9 @@ class Relay:
         return self.ruled
 
 
-def _pass_signals(process: subprocess.Popen[bytes], stop_signal: signal.Signals, mark: str) -> threading.Event:
+def _pass_signals(
+    process: subprocess.Popen[bytes], stop_signal: signal.Signals, mark: str, elsewhere: Elsewhere | None
+) -> threading.Event:
     """Have SIGTERM, SIGINT and SIGUSR1 ask the workers to stop; a second SIGINT ends everything at once.
 
     Any of them sets the event that is returned.
@@ -249,45 +261,27 @@ def _pass_signals(process: subprocess.Popen[bytes], stop_signal: signal.Signals,
         nonlocal interrupted
         asked.set()
         if number == signal.SIGINT and interrupted:
-            _kill(_started(mark))
+            send(started(mark), signal.SIGKILL)
             return
         interrupted = interrupted or number == signal.SIGINT
-        process.send_signal(stop_signal)
+        if elsewhere is None:
+            process.send_signal(stop_signal)
+        else:
+            threading.Thread(target=_stop, args=(process, stop_signal, mark, elsewhere), daemon=True).start()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, handle)
     return asked
 
 
-def _end_left_over(mark: str) -> None:
-    """Wait for what a killed launcher has left behind; its workers are asked to stop by what watches over them.
+def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals, mark: str, elsewhere: Elsewhere) -> None:
+    """Ask workers on several hosts to stop: themselves, since the launcher would only drop its connections to them.
 
-    They may hold the run's folder, and then nothing could go on from it.
+    It is told when they have had their time.
     """
-    deadline = time.monotonic() + LEFT_OVER_SECONDS
-    while left := _started(mark):
-        if time.monotonic() > deadline:
-            _kill(left)
-        time.sleep(0.1)
-
-
-def _started(mark: str, *, workers_only: bool = False) -> list[psutil.Process]:
-    """The processes on this machine that a launch started and that are still running."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-            wanted = not workers_only or any(name in environment for name in RANKS)
-            if environment.get(MARK) == mark and wanted and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue  # gone meanwhile, or somebody else's
-    return found
-
-
-def _kill(processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue  # gone meanwhile
+    send(started(mark, workers_only=True), signal.SIGTERM)
+    elsewhere.stop(mark)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.send_signal(stop_signal)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 import tensorflow as tf
 
 from distrain.errors import BadInput
+from distrain.world.cores import cores, cpu_quota
 from distrain.world.topology import World
 
 
@@ -18,8 +20,9 @@ def threads_for(world: World, *, cores: int, bound_cores: int) -> int:
 
 def prepare(world: World, *, threads: int | None, deterministic: bool) -> None:
     """Settle devices and threads, before TensorFlow uses any. Raises `BadInput` where GPUs do not suffice."""
-    cores = os.cpu_count() or 1
-    count = threads or threads_for(world, cores=cores, bound_cores=len(os.sched_getaffinity(0)))
+    # A container's quota is shared by its workers, too, though each is bound to all cores.
+    shared = min(os.cpu_count() or 1, round(cpu_quota() or sys.maxsize))
+    count = threads or threads_for(world, cores=shared, bound_cores=cores())
     tf.config.threading.set_intra_op_parallelism_threads(count)
     # One operation at a time: the sums of a step then never depend on which of two came first.
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -39,4 +42,4 @@ def prepare(world: World, *, threads: int | None, deterministic: bool) -> None:
 def inventory() -> dict[str, object]:
     """This worker's host, process and devices, for the run's log."""
     gpus = [device.name for device in tf.config.list_physical_devices("GPU")]
-    return {"host": socket.gethostname(), "pid": os.getpid(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "cores": cores(), "gpus": gpus}

@@ -16,6 +16,7 @@ from typing import Any
 
 from distrain.errors import BadInput, Dismissed, RunFailed, WorldChanged
 from distrain.world.control import AloneControl, BytesControl, Control
+from distrain.world.cores import cores
 from distrain.world.elastic import ELASTIC, Membership, is_elastic
 from distrain.world.memory import keep_freed_memory
 from distrain.world.quick_import import import_tensorflow
@@ -25,7 +26,9 @@ from distrain.world.versions import versions
 # Horovod and Open MPI read these when they start. Group fusion off keeps the order of summation (and with it every bit)
 # from depending on timing; yielding while idle keeps ranks that share cores from stealing them from each other.
 HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
-SHARED_CORES_SETTINGS = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+YIELD = "OMPI_MCA_mpi_yield_when_idle"
+# How many workers `distrain launch` has started: a world of another size is none that was asked for.
+EXPECTED_SIZE = "DISTRAIN_WORLD_SIZE"
 REJOIN_ATTEMPTS = 5
 # For a place in a new world, where one that may change loses a worker before it is complete.
 PLACE_SECONDS = 600.0
@@ -41,7 +44,18 @@ class Launched:
 
 
 def launched(environment: Mapping[str, str]) -> Launched:
-    """Read the variables that launchers set. Raises `BadInput` where they are not numbers."""
+    """Read the variables that launchers set. Raises `BadInput` where they are not numbers, or not what was launched."""
+    found = _launched(environment)
+    expected = environment.get(EXPECTED_SIZE)
+    if expected is not None and not found.elastic and expected != str(found.size):
+        raise BadInput(
+            f"this worker is in a world of {found.size}, expected the {expected} that were launched: "
+            "another launcher than Open MPI 4 or Horovod's has started it"
+        )
+    return found
+
+
+def _launched(environment: Mapping[str, str]) -> Launched:
     for controller, name in (("gloo", "HOROVOD_SIZE"), ("mpi", "OMPI_COMM_WORLD_SIZE"), ("mpi", "PMI_SIZE")):
         text = environment.get(name)
         if text is None:
@@ -109,8 +123,8 @@ def start(environment: Mapping[str, str]) -> Started:
 
 
 def _start_mpi(found: Launched) -> Started:
-    if int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) >= len(os.sched_getaffinity(0)):
-        os.environ.update({name: value for name, value in SHARED_CORES_SETTINGS.items() if name not in os.environ})
+    if int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) >= cores():
+        os.environ.setdefault(YIELD, "1")
     _bind_mpi()
     from mpi4py import MPI
 

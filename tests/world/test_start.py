@@ -37,6 +37,15 @@ def test_a_size_that_is_none_is_refused_by_its_name(name: str, text: str) -> Non
         launched({name: text})
 
 
+def test_a_world_of_another_size_than_was_launched_is_refused() -> None:
+    """As under an Open MPI that finds neither hosts nor slots: each process is alone, and all would write one run."""
+    expected = {"DISTRAIN_WORLD_SIZE": "4"}
+    assert launched(expected | {"OMPI_COMM_WORLD_SIZE": "4"}).size == 4
+    for found in ({}, {"OMPI_COMM_WORLD_SIZE": "1"}, {"HOROVOD_SIZE": "3"}):
+        with pytest.raises(BadInput, match="expected the 4 that were launched"):
+            launched(expected | found)
+
+
 @pytest.mark.parametrize(
     ("environment", "rank"),
     [
