@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ("job", "world", "data", "model", "gradients", "step", "checkpoint", "log", "train", "launcher", "cli")
+ORDER = ("job", "world", "data", "model", "gradients", "step", "checkpoint", "log", "keras", "train", "launcher", "cli")
 LAYERS = {"distrain": 0, "distrain.errors": 0, "distrain.factory": 1, "distrain.__main__": len(ORDER) + 2} | {
     f"distrain.{name}": number for number, name in enumerate(ORDER, start=2)
 }

@@ -1,0 +1,91 @@
+"""Keras programs written for Horovod, with `import distrain.keras as hvd` in place of Horovod's import."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.processes.worlds import BIN, Ended, begin_program, end
+
+PROGRAMS = Path(__file__).parent / "programs"
+HOROVODS = "import horovod.tensorflow.keras as hvd\n"
+OURS = "import distrain.keras as hvd\n"
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.processes
+
+
+def run(ranks: int, program: Path, folder: Path) -> Ended:
+    """Run a program in a world of so many ranks, with a folder to leave files in."""
+    world = [str(BIN / "horovodrun"), "--gloo", "--network-interfaces", "lo", "-np", str(ranks)] if ranks > 1 else []
+    command = [*world, sys.executable, str(program), str(folder)]
+    return end(begin_program(command, cwd=folder, environment={"PYTHONPATH": f"{ROOT}:/tmp/keras-extra"}))
+
+
+def digits(folder: Path, *replacements: tuple[str, str]) -> Path:
+    """The digits program with some of its text replaced."""
+    text = (PROGRAMS / "horovod_digits.py").read_text(encoding="utf-8")
+    for old, new in replacements:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path = folder / "program.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def weights(folder: Path, place: str) -> list[npt.NDArray[np.float64]]:
+    with np.load(folder / f"weights_{place}.npz") as arrays:
+        return list(arrays.values())
+
+
+def history(folder: Path, place: str) -> dict[str, list[float]]:
+    result: dict[str, list[float]] = json.loads((folder / f"history_{place}.json").read_text())
+    return result
+
+
+def equal(one: list[Any], other: list[Any]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_with_its_import_changed_ranks_train_as_one(tmp_path: Path) -> None:
+    program = digits(tmp_path, (HOROVODS, OURS))
+    for ranks in (1, 2):
+        ended = run(ranks, program, tmp_path)
+        assert ended.code == 0, ended.errors[-3000:]
+    assert equal(weights(tmp_path, "0_of_2"), weights(tmp_path, "1_of_2"))
+    alone, together = history(tmp_path, "0_of_1"), history(tmp_path, "0_of_2")
+    assert history(tmp_path, "1_of_2") == together
+    assert len(together["loss"]) == 50
+    assert together["loss"][-1] < 0.5 * together["loss"][0]
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-10)
+    one, two = (np.concatenate([each.ravel() for each in weights(tmp_path, place)]) for place in ("0_of_1", "0_of_2"))
+    assert np.linalg.norm(one - two) < 1e-10 * np.linalg.norm(one)
+
+
+def test_with_horovods_own_wrapper_ranks_end_apart(tmp_path: Path) -> None:
+    """Why `distrain.keras` is there: Keras 3 calls none of the methods that Horovod's wrapper overrides.
+
+    Nothing says so where the program does without Horovod's callbacks and saves no checkpoint, which fail.
+    """
+    broadcast = "    hvd.callbacks.BroadcastGlobalVariablesCallback(0),\n"
+    program = digits(
+        tmp_path,
+        (HOROVODS, f"{OURS}import horovod.tensorflow.keras as horovods\n"),
+        ("opt = hvd.DistributedOptimizer(", "opt = horovods.DistributedOptimizer("),
+        (broadcast, ""),
+        ("# Train the model", "hvd.broadcast_variables(model.weights, root_rank=0)\n# Train the model"),
+        ("if hvd.rank() == 0:", "if False:  # no checkpoints"),
+    )
+    ended = run(2, program, tmp_path)
+    if ended.code != 0:
+        # A Horovod that says so instead.
+        assert "Keras 3" in ended.output + ended.errors, ended.errors[-3000:]
+        return
+    assert not equal(weights(tmp_path, "0_of_2"), weights(tmp_path, "1_of_2"))
