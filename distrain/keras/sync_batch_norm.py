@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from distrain.errors import BadInput
 from distrain.keras.place import place
+from distrain.keras.reducer import examples_now
 
 
 @keras.saving.register_keras_serializable(package="distrain")
@@ -33,11 +34,27 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         count = self._count(inputs, mask)
         # A rank without any has no mean, whatever it holds.
         parts = tf.math.multiply_no_nan(tf.stack([mean, variance + tf.square(mean)]), count)
-        # The layer's own name: all ranks have the same layers.
         packed = tf.concat([tf.reshape(parts, [-1]), [count]], axis=0)
-        sums = place().horovod.allreduce(packed, op=place().horovod.Sum, name=f"distrain.{self.path}")
+        sums = self._summed(packed)
         total = tf.reshape(sums[:-1], tf.shape(parts)) / sums[-1]
         return total[0], total[1] - tf.square(total[0])
+
+    def _summed(self, packed: tf.Tensor) -> tf.Tensor:
+        """The sum over ranks, with the gradient that makes those of all ranks' weights the whole batch's."""
+        # The layer's own name: all ranks have the same layers.
+        collectives = {way: place().collectives(f"distrain.{self.path}.{way}") for way in ("forward", "backward")}
+        # What each rank's gradient is going to be weighed by.
+        weight = tf.cast(examples_now(), packed.dtype)
+
+        @tf.custom_gradient
+        def summed(values: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            def gradient(upstream: tf.Tensor) -> tf.Tensor:
+                weighed = collectives["backward"].sum_group([tf.math.multiply_no_nan(upstream, weight)])[0]
+                return tf.math.divide_no_nan(weighed, weight)
+
+            return collectives["forward"].sum_group([values])[0], gradient
+
+        return summed(packed)
 
     def _count(self, inputs: Any, mask: Any) -> tf.Tensor:
         """How many values each mean is of."""

@@ -89,3 +89,68 @@ def test_with_horovods_own_wrapper_ranks_end_apart(tmp_path: Path) -> None:
         assert "Keras 3" in ended.output + ended.errors, ended.errors[-3000:]
         return
     assert not equal(weights(tmp_path, "0_of_2"), weights(tmp_path, "1_of_2"))
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the cases leave behind in worlds of 1 and of 2."""
+    folder = tmp_path_factory.mktemp("cases")
+    for ranks in (1, 2):
+        ended = run(ranks, PROGRAMS / "keras_cases.py", folder)
+        assert ended.code == 0, ended.errors[-3000:]
+    return folder
+
+
+def left(folder: Path, case: str, place: str) -> npt.NDArray[np.float64]:
+    """The weights that a case has ended with, one after the other."""
+    with np.load(folder / f"{case}_{place}.npz") as arrays:
+        return np.concatenate([array.ravel().astype(np.float64) for array in arrays.values()])
+
+
+def apart(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(one - other) / np.linalg.norm(one))
+
+
+SAME = {
+    "a_share_of_nothing": 1e-10,
+    "accumulated": 1e-10,
+    "accumulated_in_one": 1e-10,
+    "clipped": 1e-10,
+    "compressed": 1e-2,
+    "eagerly": 1e-10,
+    "half_precision": 1e-2,
+    "own_training_step": 1e-10,
+    "several_steps_per_execution": 1e-10,
+    "sparse": 1e-10,
+    "synchronized": 1e-10,
+    "uneven_shares": 1e-10,
+    "without_xla": 1e-10,
+}
+# What a rank does with its own examples alone makes a difference here.
+OTHERWISE = ("batch_normalized", "with_dropout")
+
+
+@pytest.mark.xdist_group("keras_cases")
+@pytest.mark.parametrize("case", [*SAME, *OTHERWISE])
+def test_ranks_end_with_equal_bits(cases: Path, case: str) -> None:
+    ours = left(cases, case, "0_of_2")
+    assert np.isfinite(ours).all()
+    assert np.array_equal(ours, left(cases, case, "1_of_2"))
+
+
+@pytest.mark.xdist_group("keras_cases")
+@pytest.mark.parametrize(("case", "most"), SAME.items())
+def test_ranks_train_as_one(cases: Path, case: str, most: float) -> None:
+    assert apart(left(cases, case, "0_of_1"), left(cases, case, "0_of_2")) < most
+
+
+@pytest.mark.xdist_group("keras_cases")
+def test_several_backward_passes_are_one_of_a_larger_batch(cases: Path) -> None:
+    assert apart(left(cases, "accumulated", "0_of_2"), left(cases, "accumulated_in_one", "0_of_2")) < 1e-10
+
+
+@pytest.mark.xdist_group("keras_cases")
+def test_the_learning_rate_warms_up_with_the_number_of_ranks(cases: Path) -> None:
+    np.testing.assert_allclose(left(cases, "warmed_up", "0_of_1"), 0.1)
+    expected = 0.1 / 2 * (np.arange(1, 13) / 6 / 2 + 1)
+    np.testing.assert_allclose(left(cases, "warmed_up", "1_of_2"), expected)

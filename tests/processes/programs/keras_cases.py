@@ -1,0 +1,178 @@
+"""What `distrain.keras` is to do under `fit`, case by case; each leaves the weights that it ends with.
+
+    horovodrun -np 2 python keras_cases.py OUTPUT-FOLDER [CASE ...]
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+import distrain.keras as hvd
+
+Weights = list[npt.NDArray[Any]]
+CASES: dict[str, Callable[[], Weights]] = {}
+STEPS = 6
+# Odd, so that ranks have unequal shares.
+BATCH = 7
+
+generator = np.random.default_rng(3)
+X = generator.standard_normal((BATCH * STEPS, 6))
+Y = np.argmax(X @ generator.standard_normal((6, 3)), axis=1).astype(np.int64)
+
+
+def case(function: Callable[[], Weights]) -> Callable[[], Weights]:
+    CASES[function.__name__] = function
+    return function
+
+
+def shares(x: Any = X, y: Any = Y, batch: int = BATCH) -> tf.data.Dataset:
+    """This rank's share of each batch."""
+    first, last = batch * hvd.rank() // hvd.size(), batch * (hvd.rank() + 1) // hvd.size()
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch).map(lambda a, b: (a[first:last], b[first:last]))
+
+
+def classifier(*between: keras.layers.Layer, dtype: Any = None) -> keras.Model:
+    """A small model; weights of its own on each rank, until they are broadcast."""
+    keras.utils.set_random_seed(1 + hvd.rank())
+    layers = [keras.layers.Dense(8, activation="tanh", dtype=dtype), *between, keras.layers.Dense(3, dtype=dtype)]
+    model = keras.Sequential([keras.layers.Input((6,)), *layers])
+    return model
+
+
+def fit(model: keras.Model, optimizer: Any, data: Any = None, callbacks: Any = (), **options: Any) -> Weights:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=optimizer, loss=loss, **options)
+    first = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
+    model.fit(shares() if data is None else data, epochs=2, verbose=0, callbacks=[first, *callbacks])
+    return [np.asarray(weight) for weight in model.weights]
+
+
+def sgd(**options: Any) -> Any:
+    return keras.optimizers.SGD(0.1, momentum=0.9, **options)
+
+
+@case
+def uneven_shares() -> Weights:
+    return fit(classifier(), hvd.DistributedOptimizer(sgd()))
+
+
+@case
+def without_xla() -> Weights:
+    return fit(classifier(), hvd.DistributedOptimizer(sgd()), jit_compile=False)
+
+
+@case
+def eagerly() -> Weights:
+    return fit(classifier(), hvd.DistributedOptimizer(sgd()), run_eagerly=True)
+
+
+@case
+def several_steps_per_execution() -> Weights:
+    return fit(classifier(), hvd.DistributedOptimizer(sgd()), steps_per_execution=4)
+
+
+@case
+def a_share_of_nothing() -> Weights:
+    return fit(classifier(), hvd.DistributedOptimizer(sgd()), data=shares(X[:4], Y[:4], batch=1))
+
+
+@case
+def clipped() -> Weights:
+    return fit(classifier(), hvd.DistributedOptimizer(sgd(global_clipnorm=0.1)))
+
+
+@case
+def accumulated() -> Weights:
+    optimizer = hvd.DistributedOptimizer(
+        keras.optimizers.Adam(0.01), backward_passes_per_step=3, average_aggregated_gradients=True
+    )
+    return fit(classifier(), optimizer)
+
+
+@case
+def accumulated_in_one() -> Weights:
+    """What `accumulated` has to come to."""
+    data = shares(batch=3 * BATCH)
+    return fit(classifier(), hvd.DistributedOptimizer(keras.optimizers.Adam(0.01)), data=data)
+
+
+@case
+def compressed() -> Weights:
+    return fit(classifier(), hvd.DistributedOptimizer(sgd(), compression=hvd.Compression.fp16))
+
+
+@case
+def batch_normalized() -> Weights:
+    return fit(classifier(keras.layers.BatchNormalization()), hvd.DistributedOptimizer(sgd()))
+
+
+@case
+def synchronized() -> Weights:
+    return fit(classifier(hvd.SyncBatchNormalization()), hvd.DistributedOptimizer(sgd()))
+
+
+@case
+def with_dropout() -> Weights:
+    return fit(classifier(keras.layers.Dropout(0.5)), hvd.DistributedOptimizer(sgd()))
+
+
+@case
+def half_precision() -> Weights:
+    model = classifier(dtype="mixed_float16")
+    model.dtype_policy = "mixed_float16"
+    weights = fit(model, hvd.DistributedOptimizer(sgd()))
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    return [*weights, np.asarray(model.optimizer.dynamic_scale)]
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"loss": loss}
+
+
+@case
+def own_training_step() -> Weights:
+    plain = classifier()
+    return fit(OwnStep(plain.inputs, plain.outputs), hvd.DistributedOptimizer(sgd()))
+
+
+@case
+def sparse() -> Weights:
+    keras.utils.set_random_seed(1 + hvd.rank())
+    words = (np.arange(BATCH * STEPS * 3).reshape(-1, 3) * 7) % 11
+    layers = [keras.layers.Embedding(11, 4), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.layers.Input((3,), dtype="int32"), *layers])
+    return fit(model, hvd.DistributedOptimizer(sgd()), data=shares(words), jit_compile=False)
+
+
+@case
+def warmed_up() -> Weights:
+    warmup = hvd.callbacks.LearningRateWarmupCallback(0.1, warmup_epochs=2)
+    seen: list[float] = []
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(warmup._rate()))
+    fit(classifier(), hvd.DistributedOptimizer(sgd()), callbacks=[warmup, note])
+    return [np.array(seen)]
+
+
+def main() -> None:
+    hvd.init()
+    keras.config.set_floatx("float64")
+    output = Path(sys.argv[1])
+    for name in sys.argv[2:] or CASES:
+        keras.backend.clear_session()
+        np.savez(output / f"{name}_{hvd.rank()}_of_{hvd.size()}.npz", *CASES[name]())
+        print(name, flush=True)
+
+
+main()
