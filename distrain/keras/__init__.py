@@ -3,7 +3,8 @@
 Names and arguments are those of `horovod.keras` and `horovod.tensorflow.keras`. docs/keras.md says what is more.
 """
 
-from distrain.keras import callbacks
+from distrain.keras import callbacks, elastic
+from distrain.keras.data import Examples, shared
 from distrain.keras.fitting import install
 from distrain.keras.optimizer import DistributedOptimizer, PartialDistributedOptimizer, load_model
 from distrain.keras.place import (
@@ -53,6 +54,7 @@ __all__ = [
     "Average",
     "Compression",
     "DistributedOptimizer",
+    "Examples",
     "Max",
     "Min",
     "PartialDistributedOptimizer",
@@ -70,6 +72,7 @@ __all__ = [
     "cross_size",
     "cuda_built",
     "ddl_built",
+    "elastic",
     "gloo_built",
     "gloo_enabled",
     "init",
@@ -84,6 +87,7 @@ __all__ = [
     "rank",
     "reducescatter",
     "rocm_built",
+    "shared",
     "shutdown",
     "size",
     "start_timeline",

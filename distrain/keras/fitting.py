@@ -7,6 +7,7 @@ models whose optimizer is not, it stays what it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -24,6 +25,8 @@ Step = Callable[[Any], Any]
 
 # The proof that all ranks hold the same bits is made after the first step in a world, then once in so many calls.
 PROVE_EVERY = 100
+# Where a model has its `Resume`.
+RESUME = "_distrain_resume"
 
 _keras_own = keras.Model.make_train_function
 
@@ -93,6 +96,12 @@ def _train_function(model: keras.Model) -> Step:
     proof = Proof(model)
 
     def proved(iterator: Iterator[Any]) -> Any:
+        resume: Resume | None = vars(model).get(RESUME)
+        if resume is not None:
+            if resume.batches > 0:
+                resume.pass_by(iterator, int(model.steps_per_execution))
+                return model.get_metrics_result()
+            delattr(model, RESUME)
         outputs = function(iterator)
         proof.after_step()
         return outputs
@@ -152,6 +161,32 @@ def _average(buffers: list[tf.Variable], before: list[tf.Tensor], examples: tf.T
         sums = place().collectives(f"distrain.fit.{dtype}").sum_group(changes)
         for number, change in zip(members, sums, strict=True):
             buffers[number].assign(before[number] + change)
+
+
+@dataclass
+class Resume:
+    """The batches of an epoch that were trained on before a checkpoint: they go by, and then `restore` is called.
+
+    `drawn`: whether the data begins with them.
+    """
+
+    batches: int
+    drawn: bool
+    restore: Callable[[], object]
+
+    def pass_by(self, iterator: Iterator[Any], count: int) -> None:
+        """Let up to `count` go by."""
+        for _ in range(min(count, self.batches)):
+            if self.drawn:
+                next(iterator)
+            self.batches -= 1
+        if self.batches == 0:
+            self.restore()
+
+
+def passing_by(model: keras.Model) -> bool:
+    """True in callbacks after a batch that was not trained on."""
+    return RESUME in vars(model)
 
 
 class Proof:

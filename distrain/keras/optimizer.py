@@ -176,6 +176,8 @@ def _distributed(base: Any) -> Any:
         "apply": apply,
         "register_local_var": register_local_var,
         "loss_scale_factor": property(get_scale, set_scale),
+        # As it was called in Keras 2, where programs set it by assigning to it.
+        "lr": property(lambda self: self.learning_rate),
     }
     return type(base)(base.__name__, (base,), namespace)
 

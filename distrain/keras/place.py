@@ -24,6 +24,16 @@ class Place:
         """The module `horovod.tensorflow`, or None in a world that is and stays of one process."""
         return self.started.horovod
 
+    @property
+    def elastic(self) -> bool:
+        """Whether the world may change."""
+        return self.started.membership is not None
+
+    def rejoin(self, seconds: float) -> None:
+        """Leave a world that has changed for the one that comes after it. Raises as `Started.rejoin` does."""
+        self.started.rejoin(seconds)
+        self.generation += 1
+
     def collectives(self, name: str) -> Collectives:
         """Reductions over the world; sums that may go on at the same time have different names."""
         return AloneCollectives() if self.horovod is None else HorovodCollectives(self.horovod, name)

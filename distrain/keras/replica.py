@@ -17,19 +17,24 @@ SPREAD = 0x9E3779B9
 
 
 def state_of(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> dict[str, tf.Variable]:
-    """All variables that are the same on every rank, in three groups: of the model, its optimizer, the exchange."""
+    """All variables that are the same on every rank, by names that stay; the groups are those of a replica."""
     optimizer = optimizer or model.optimizer
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
-    found = {f"weights/{number:04d}/{each.path}": each.value for number, each in enumerate(model.weights)}
+    # Keras numbers what it names, and goes on counting where one process makes a model twice.
+    found = {f"weights/{number:04d}/{each.name}": each.value for number, each in enumerate(model.weights)}
     if optimizer is None:
         return found
     for number, each in enumerate(optimizer.variables):
-        found[f"optimizer/{number:04d}/{each.path}"] = each.value
+        found[f"optimizer/{number:04d}"] = each.value
     exchange = exchange_of(optimizer)
     if exchange is not None:
         exchange.build(optimizer._trainable_variables)
         found |= {f"optimizer/exchange/{name}": variable for name, variable in exchange.state().items()}
+        if exchange.measuring is not None:
+            names = [f"{number:04d}" for number in range(len(model.trainable_variables))]
+            state = exchange.measuring.statistics.state(names)
+            found |= {f"gradient_mean/{name}": variable for name, variable in state.items()}
     return found
 
 
@@ -48,10 +53,16 @@ def spread(states: Sequence[tf.Variable], ranks: int) -> None:
         state.assign(value)
 
 
-def broadcast_model(model: keras.Model, root: int, local: Sequence[Any] = ()) -> None:
+def broadcast_model(
+    model: keras.Model,
+    root: int,
+    *,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    local: Sequence[Any] = (),
+) -> None:
     """Give all ranks the state of rank `root`, but for `local` variables. Collective."""
     left = {(each.value if hasattr(each, "path") else each)._unique_id for each in local}
-    shared = [each for each in state_of(model).values() if each._unique_id not in left]
+    shared = [each for each in state_of(model, optimizer).values() if each._unique_id not in left]
     states = random_states(model)
     place().collectives("distrain.replica").broadcast([*shared, *states], root)
     spread(states, rank() - root)

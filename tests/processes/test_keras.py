@@ -117,17 +117,21 @@ SAME = {
     "accumulated_in_one": 1e-10,
     "clipped": 1e-10,
     "compressed": 1e-2,
+    "drawn": 1e-10,
     "eagerly": 1e-10,
     "half_precision": 1e-2,
+    "measured": 1e-10,
     "own_training_step": 1e-10,
+    "reloaded": 1e-10,
     "several_steps_per_execution": 1e-10,
+    "shared": 1e-10,
     "sparse": 1e-10,
     "synchronized": 1e-10,
     "uneven_shares": 1e-10,
     "without_xla": 1e-10,
 }
 # What a rank does with its own examples alone makes a difference here.
-OTHERWISE = ("batch_normalized", "with_dropout")
+OTHERWISE = ("batch_normalized", "resumed", "with_dropout")
 
 
 @pytest.mark.xdist_group("keras_cases")

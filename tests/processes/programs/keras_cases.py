@@ -1,6 +1,6 @@
 """What `distrain.keras` is to do under `fit`, case by case; each leaves the weights that it ends with.
 
-    horovodrun -np 2 python keras_cases.py OUTPUT-FOLDER [CASE ...]
+horovodrun -np 2 python keras_cases.py OUTPUT-FOLDER [CASE ...]
 """
 
 import sys
@@ -14,8 +14,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 import distrain.keras as hvd
+from distrain.keras.replica import random_states
 
 Weights = list[npt.NDArray[Any]]
+OUTPUT = Path(sys.argv[1])
 CASES: dict[str, Callable[[], Weights]] = {}
 STEPS = 6
 # Odd, so that ranks have unequal shares.
@@ -41,15 +43,22 @@ def classifier(*between: keras.layers.Layer, dtype: Any = None) -> keras.Model:
     """A small model; weights of its own on each rank, until they are broadcast."""
     keras.utils.set_random_seed(1 + hvd.rank())
     layers = [keras.layers.Dense(8, activation="tanh", dtype=dtype), *between, keras.layers.Dense(3, dtype=dtype)]
-    model = keras.Sequential([keras.layers.Input((6,)), *layers])
-    return model
+    return keras.Sequential([keras.layers.Input((6,)), *layers])
 
 
-def fit(model: keras.Model, optimizer: Any, data: Any = None, callbacks: Any = (), **options: Any) -> Weights:
+def fit(
+    model: keras.Model,
+    optimizer: Any,
+    data: Any = None,
+    callbacks: Any = (),
+    steps_per_epoch: int | None = None,
+    **options: Any,
+) -> Weights:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss, **options)
     first = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
-    model.fit(shares() if data is None else data, epochs=2, verbose=0, callbacks=[first, *callbacks])
+    data = shares() if data is None else data
+    model.fit(data, steps_per_epoch=steps_per_epoch, epochs=2, verbose=0, callbacks=[first, *callbacks])
     return [np.asarray(weight) for weight in model.weights]
 
 
@@ -119,7 +128,12 @@ def synchronized() -> Weights:
 
 @case
 def with_dropout() -> Weights:
-    return fit(classifier(keras.layers.Dropout(0.5)), hvd.DistributedOptimizer(sgd()))
+    model = classifier(keras.layers.Dropout(0.5, seed=3))
+    weights = fit(model, hvd.DistributedOptimizer(sgd()))
+    (state,) = random_states(model)
+    # Each rank draws numbers of its own.
+    assert len({tuple(row) for row in hvd.allgather(state[None]).numpy().tolist()}) == hvd.size()
+    return weights
 
 
 @case
@@ -157,6 +171,92 @@ def sparse() -> Weights:
 
 
 @case
+def shared() -> Weights:
+    data = hvd.shared(tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH))
+    return fit(classifier(), hvd.DistributedOptimizer(sgd()), data=data)
+
+
+@case
+def drawn() -> Weights:
+    examples = hvd.Examples((X, Y), batch_size=9, seed=5)
+    model, optimizer = classifier(), hvd.DistributedOptimizer(sgd())
+    return fit(model, optimizer, data=examples.dataset(), steps_per_epoch=examples.steps_per_epoch)
+
+
+@case
+def measured() -> Weights:
+    statistics = hvd.callbacks.GradientStatisticsCallback()
+    seen: dict[str, float] = {}
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.update(logs))
+    weights = fit(classifier(), hvd.DistributedOptimizer(sgd()), callbacks=[statistics, note])
+    moments = statistics.moments
+    assert moments is not None
+    assert moments.examples == BATCH
+    assert moments.groups == hvd.size()
+    assert seen["gradient_norm"] == np.sqrt(np.sum(moments.norm_squares))
+    rows = [moments.norm_squares, moments.mean_squares, moments.products, moments.typical_squares]
+    return [*weights, *rows, moments.update_squares]
+
+
+@case
+def reloaded() -> Weights:
+    model = classifier()
+    fit(model, hvd.DistributedOptimizer(sgd()))
+    path = OUTPUT / f"saved_{hvd.rank()}_of_{hvd.size()}.keras"
+    model.save(path)
+    again = hvd.load_model(path)
+    for own, other in zip(model.optimizer.variables, again.optimizer.variables, strict=True):
+        assert np.array_equal(own, other)
+    again.fit(shares(), verbose=0)
+    return [np.asarray(weight) for weight in again.weights]
+
+
+class Interruption(Exception):
+    pass
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ends training in its second epoch, after the fourth of its batches."""
+
+    epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch) == (1, 3):
+            raise Interruption
+
+
+@case
+def resumed() -> Weights:
+    """Weights and losses of a run without an interruption, then of one with it."""
+    ended: list[Weights] = []
+    for folder, callbacks in (("whole", []), ("parts", [Interrupt()]), ("parts", [])):
+        model = classifier(keras.layers.Dropout(0.5, seed=3))
+        logs: list[float] = []
+        note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, log, logs=logs: logs.append(log["loss"]))
+        checkpoint = hvd.callbacks.CheckpointCallback(OUTPUT / f"{folder}_of_{hvd.size()}", every="4 steps")
+        averages = hvd.callbacks.MetricAverageCallback()
+        try:
+            weights = fit(
+                model,
+                hvd.DistributedOptimizer(keras.optimizers.Adam(0.01)),
+                callbacks=[averages, note, checkpoint, *callbacks],
+            )
+        except Interruption:
+            # As the end of the process does.
+            assert checkpoint._saver is not None
+            assert checkpoint._saver.wait() is None
+            continue
+        assert checkpoint.step == 2 * STEPS
+        ended.append([*weights, np.asarray(logs[-1])])
+    whole, parts = ended
+    assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True)), (whole, parts)
+    return whole
+
+
+@case
 def warmed_up() -> Weights:
     warmup = hvd.callbacks.LearningRateWarmupCallback(0.1, warmup_epochs=2)
     seen: list[float] = []
@@ -168,10 +268,9 @@ def warmed_up() -> Weights:
 def main() -> None:
     hvd.init()
     keras.config.set_floatx("float64")
-    output = Path(sys.argv[1])
     for name in sys.argv[2:] or CASES:
         keras.backend.clear_session()
-        np.savez(output / f"{name}_{hvd.rank()}_of_{hvd.size()}.npz", *CASES[name]())
+        np.savez(OUTPUT / f"{name}_{hvd.rank()}_of_{hvd.size()}.npz", *CASES[name]())
         print(name, flush=True)
 
 
