@@ -15,7 +15,7 @@ from distrain.cli.parser import Parser
 from distrain.errors import BadInput
 from distrain.job.load import load_job
 from distrain.job.schema import DEFAULT_BATCH_SIZE, Job
-from distrain.launcher.command import World, parse_elastic, parse_hosts, start_command
+from distrain.launcher.command import Command, World, parse_elastic, parse_hosts, start_command, start_program
 from distrain.launcher.discover import discovered, is_local
 from distrain.launcher.execute import Ended, execute, shown
 from distrain.launcher.restart import Reached, run_with_restarts
@@ -37,12 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--restarts", type=int, default=0, metavar="N", help="start again up to N times after a failure"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the command that would be run, and stop")
-    parser.add_argument("worker", nargs=argparse.REMAINDER, metavar="-- train JOB.yaml ...", help="what each runs")
+    parser.add_argument(
+        "worker", nargs=argparse.REMAINDER, metavar="-- train JOB.yaml ...", help="what each runs, or PROGRAM.py"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the world and wait for its end; returns the workers' exit code."""
     worker = arguments.worker[1:] if arguments.worker[:1] == ["--"] else arguments.worker
+    if worker and worker[0].endswith(".py"):
+        return _run_script(arguments, worker)
     parsed, job = _checked(worker)
     world = _world(arguments)
     if world.elastic is not None:
@@ -59,18 +63,38 @@ def main(arguments: argparse.Namespace) -> int:
     return ended.code
 
 
+def _run_script(arguments: argparse.Namespace, worker: list[str]) -> int:
+    """Start a world of a user's program, once: how far one has come is not known here."""
+    if not Path(worker[0]).is_file():
+        raise BadInput(f"launch: {worker[0]}: no such file")
+    if arguments.restarts:
+        raise BadInput("launch: --restarts: expected '-- train JOB.yaml', the progress of a program is not known")
+    world = _world(arguments)
+    command = start_program(world, [sys.executable, *worker], dict(os.environ))
+    if arguments.dry_run:
+        print(shown(command))
+        return 0
+    ended = _executed(world, command)
+    for line in ended.words:
+        print(line, file=sys.stderr, flush=True)
+    return ended.code
+
+
+def _executed(world: World, command: Command) -> Ended:
+    gloo = world.controller == "gloo"
+    # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
+    stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
+    return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=world.elastic is not None)
+
+
 def _run(world: World, worker: list[str], folder: RunFolder, *, fresh: bool, restarts: int) -> Ended:
     old = _identity(folder.path) if fresh else None
-    gloo = world.controller == "gloo"
 
     def start(restart: int) -> Ended:
         # What the first start has moved aside is not moved aside again.
         again = restart > 0 and (old is None or _identity(folder.path) != old)
         arguments = [part for part in worker if not _means_fresh(part)] if again else worker
-        command = start_command(world, arguments, dict(os.environ))
-        # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
-        stop_signal = signal.SIGTERM if gloo else signal.SIGUSR1
-        return execute(command, prefixed=gloo, stop_signal=stop_signal, elastic=world.elastic is not None)
+        return _executed(world, start_command(world, arguments, dict(os.environ)))
 
     before = Reached() if fresh else reached(folder)
     return run_with_restarts(start, lambda: reached(folder), before=before, restarts=restarts)
@@ -105,7 +129,9 @@ def _means_fresh(part: str) -> bool:
 def _checked(worker: list[str]) -> tuple[argparse.Namespace, Job]:
     """The workers' arguments and job. A wrong job is refused here, before any is started; each checks it again."""
     if worker[:1] != ["train"]:
-        raise BadInput(f"launch: expected '-- train JOB.yaml ...', got '{' '.join(worker) or 'nothing'}'")
+        raise BadInput(
+            f"launch: expected '-- train JOB.yaml ...' or '-- PROGRAM.py ...', got '{' '.join(worker) or 'nothing'}'"
+        )
     parser = Parser(prog="distrain train")
     train.add_arguments(parser)
     parsed = parser.parse_args(worker[1:])

@@ -11,7 +11,7 @@ import tensorflow as tf
 from distrain.data.order import Batch, batch_at, drawn, epoch_steps
 from distrain.data.provider import BatchReader, Provider
 from distrain.errors import BadInput
-from distrain.keras.place import rank, size
+from distrain.keras.place import place, rank, size
 
 
 def shared(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -19,10 +19,12 @@ def shared(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     The shares of all ranks are the batch, whatever their number; their sizes differ by at most 1, and may be 0.
     """
+    numbers = place().numbers
 
     def part(*tensors: Any) -> Any:
         count = tf.shape(tf.nest.flatten(tensors)[0])[0]
-        first, last = count * rank() // size(), count * (rank() + 1) // size()
+        own, all_ranks = tf.unstack(numbers)
+        first, last = count * own // all_ranks, count * (own + 1) // all_ranks
         parts = tf.nest.map_structure(lambda tensor: tensor[first:last], tensors)
         return parts[0] if len(parts) == 1 else parts
 

@@ -6,6 +6,8 @@ import os
 import warnings
 from typing import Any
 
+import tensorflow as tf
+
 from distrain.errors import BadInput
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.features import horovod_feature
@@ -18,6 +20,7 @@ class Place:
     def __init__(self, started: Started) -> None:
         self.started = started
         self.generation = 0
+        self._numbers: tf.Variable | None = None
 
     @property
     def horovod(self) -> Any:
@@ -33,6 +36,16 @@ class Place:
         """Leave a world that has changed for the one that comes after it. Raises as `Started.rejoin` does."""
         self.started.rejoin(seconds)
         self.generation += 1
+        if self._numbers is not None:
+            self._numbers.assign([self.started.world.rank, self.started.world.size])
+
+    @property
+    def numbers(self) -> tf.Variable:
+        """Rank and size [2], int32, for what is compiled once and used in one world after the other."""
+        if self._numbers is None:
+            numbers = [self.started.world.rank, self.started.world.size]
+            self._numbers = tf.Variable(numbers, dtype=tf.int32, trainable=False)
+        return self._numbers
 
     def collectives(self, name: str) -> Collectives:
         """Reductions over the world; sums that may go on at the same time have different names."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ def run(ranks: int, program: Path, folder: Path) -> Ended:
     """Run a program in a world of so many ranks, with a folder to leave files in."""
     world = [str(BIN / "horovodrun"), "--gloo", "--network-interfaces", "lo", "-np", str(ranks)] if ranks > 1 else []
     command = [*world, sys.executable, str(program), str(folder)]
-    return end(begin_program(command, cwd=folder, environment={"PYTHONPATH": f"{ROOT}:/tmp/keras-extra"}))
+    return end(begin_program(command, cwd=folder, environment={"PYTHONPATH": str(ROOT)}))
 
 
 def digits(folder: Path, *replacements: tuple[str, str]) -> Path:
@@ -158,3 +162,49 @@ def test_the_learning_rate_warms_up_with_the_number_of_ranks(cases: Path) -> Non
     np.testing.assert_allclose(left(cases, "warmed_up", "0_of_1"), 0.1)
     expected = 0.1 / 2 * (np.arange(1, 13) / 6 / 2 + 1)
     np.testing.assert_allclose(left(cases, "warmed_up", "1_of_2"), expected)
+
+
+def steps(folder: Path) -> list[dict[str, int]]:
+    """What the ranks of the elastic program have written down of their steps."""
+    lines = [line for path in folder.glob("steps_*.jsonl") for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen[str], **like: int) -> int:
+    """Wait for a step of this kind; returns the process that made it."""
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, "ended too soon"
+        assert time.monotonic() < deadline, f"no step {like} in time"
+        for step in steps(folder):
+            if like.items() <= step.items():
+                return step["pid"]
+        time.sleep(0.1)
+
+
+def test_an_elastic_program_loses_a_worker_and_comes_to_the_same(tmp_path: Path) -> None:
+    program = PROGRAMS / "keras_elastic.py"
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone.mkdir()
+    together.mkdir()
+    ended = run(1, program, alone)
+    assert ended.code == 0, ended.errors[-3000:]
+
+    (together / "slow").touch()
+    discover = tmp_path / "discover.sh"
+    discover.write_text("#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n", encoding="utf-8")
+    discover.chmod(0o755)
+    command = [sys.executable, "-m", "distrain", "launch", "-n", "2", "--elastic", "1:2", "--discover", str(discover)]
+    process = begin_program([*command, "--", str(program), str(together)], environment={"PYTHONPATH": str(ROOT)})
+    os.kill(wait_for_step(together, process, rank=1, size=2, epoch=1, batch=2), signal.SIGKILL)
+    wait_for_step(together, process, rank=0, size=1)
+    (together / "slow").unlink()
+    ended = end(process)
+    assert ended.code == 0, ended.errors[-3000:]
+    assert (together / "resets").read_text().splitlines()[0] == "1"
+    places = [path.stem.removeprefix("weights_") for path in together.glob("weights_*.npz")]
+    one, two = (
+        np.concatenate([each.ravel() for each in weights(folder, place)])
+        for folder, place in ((alone, "0_of_1"), (together, places[0]))
+    )
+    assert apart(one, two) < 1e-10
