@@ -157,25 +157,21 @@ def _distributed(base: Any) -> Any:
         assert exchange is not None
         exchange.reducer.local.add(self._var_key(variable))
 
-    def get_scale(self: Any) -> float | None:
-        scale: float | None = self.__dict__.get("loss_scale_factor")
-        return scale
-
-    def set_scale(self: Any, value: float | None) -> None:
+    def set_attribute(self: Any, name: str, value: Any) -> None:
         exchange = exchange_of(self)
-        if exchange is not None:
+        if exchange is not None and name == "loss_scale_factor":
             # Only a `LossScaleOptimizer` sets this later, where it takes the optimizer for its inner one.
             exchange.scaled = True
-        self.__dict__["loss_scale_factor"] = value
+        base.__setattr__(self, name, value)
 
     namespace = {
         "__module__": base.__module__,
         "__doc__": base.__doc__,
         # Saved, printed and compared as what it is made of: a saved model has to load without distrain.
         "__class__": property(lambda self: base),
+        "__setattr__": set_attribute,
         "apply": apply,
         "register_local_var": register_local_var,
-        "loss_scale_factor": property(get_scale, set_scale),
         # As it was called in Keras 2, where programs set it by assigning to it.
         "lr": property(lambda self: self.learning_rate),
     }
