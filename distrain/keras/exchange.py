@@ -138,6 +138,7 @@ class Measuring:
         packed = tf.concat([tf.cast(squares, tf.float64), [tf.cast(groups, tf.float64), examples]], axis=0)
         sums = place().collectives(self._name).sum_group([packed])[0]
         contribution = Contribution(tf.cast(sums[:-2], squares.dtype), tf.cast(sums[-2], groups.dtype))
+        due = self.statistics.due()
         optimize = lambda: apply(list(reduced))  # noqa: E731
         moments = self.statistics.update(self._dense(reduced), contribution, sums[-1], optimize)
 
@@ -146,7 +147,7 @@ class Measuring:
             self.counts.assign(sums[-2:])
             return tf.constant(True)
 
-        tf.cond(tf.shape(moments)[0] > 0, keep, lambda: tf.constant(False))
+        tf.cond(due, keep, lambda: tf.constant(False))
 
     def _dense(self, gradients: Sequence[Any]) -> list[tf.Tensor]:
         pairs = zip(gradients, self.statistics.variables, strict=True)

@@ -6,6 +6,7 @@ import os
 import warnings
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from distrain.errors import BadInput
@@ -21,6 +22,8 @@ class Place:
         self.started = started
         self.generation = 0
         self._numbers: tf.Variable | None = None
+        self._silent = False
+        self._let_rank_0_speak()
 
     @property
     def horovod(self) -> Any:
@@ -36,8 +39,18 @@ class Place:
         """Leave a world that has changed for the one that comes after it. Raises as `Started.rejoin` does."""
         self.started.rejoin(seconds)
         self.generation += 1
+        self._let_rank_0_speak()
         if self._numbers is not None:
             self._numbers.assign([self.started.world.rank, self.started.world.size])
+
+    def _let_rank_0_speak(self) -> None:
+        """Have Keras show its progress on rank 0 alone."""
+        if self.started.world.rank != 0:
+            keras.config.disable_interactive_logging()
+            self._silent = True
+        elif self._silent:
+            keras.config.enable_interactive_logging()
+            self._silent = False
 
     @property
     def numbers(self) -> tf.Variable:

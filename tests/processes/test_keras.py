@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -162,6 +165,66 @@ def test_the_learning_rate_warms_up_with_the_number_of_ranks(cases: Path) -> Non
     np.testing.assert_allclose(left(cases, "warmed_up", "0_of_1"), 0.1)
     expected = 0.1 / 2 * (np.arange(1, 13) / 6 / 2 + 1)
     np.testing.assert_allclose(left(cases, "warmed_up", "1_of_2"), expected)
+
+
+def example() -> str:
+    """The example of the documentation."""
+    page = (ROOT / "docs" / "keras.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from pathlib.*?)```", page, re.DOTALL)
+    return str(code)
+
+
+def run_example(folder: Path, code: str) -> Ended:
+    folder.mkdir(exist_ok=True)
+    (folder / "digits.py").write_text(code, encoding="utf-8")
+    launch = [sys.executable, "-m", "distrain", "launch", "-n", "2", "--", "digits.py"]
+    return end(begin_program(launch, cwd=folder, environment={"PYTHONPATH": str(ROOT)}))
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What the newest checkpoint of the example says of itself."""
+    newest = max((folder / "digits" / "checkpoints").iterdir())
+    result: dict[str, Any] = json.loads((newest / "manifest.json").read_text())
+    return result
+
+
+def test_the_documented_example_runs(tmp_path: Path) -> None:
+    ended = run_example(tmp_path, example())
+    assert ended.code == 0, ended.errors[-3000:]
+    # Rank 0 alone shows its progress.
+    assert ended.output.count("Epoch 1/4") == 1
+    assert manifest(tmp_path)["progress"]["step"] == 100
+    with (tmp_path / "digits" / "epochs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["accuracy"]) > 0.9
+    assert 0 < float(rows[-1]["mean_norm"])
+    assert keras.models.load_model(tmp_path / "digits" / "model.keras").count_params() > 0
+
+
+KILLED = """
+if hvd.rank() == 1:
+    import os
+    import signal
+
+    class Killed(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 55:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    callbacks.append(Killed())
+"""
+
+
+@pytest.mark.soak
+def test_the_documented_example_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_example(whole, example()).code == 0
+    assert run_example(parts, example().replace("folder.mkdir", f"{KILLED}\nfolder.mkdir")).code != 0
+    ended = run_example(parts, example())
+    assert ended.code == 0, ended.errors[-3000:]
+    assert "Epoch 1/4" not in ended.output
+    for name in ("progress", "finished", "weights_sha256", "optimizer_sha256", "gradient_mean_sha256"):
+        assert manifest(whole)[name] == manifest(parts)[name]
 
 
 def steps(folder: Path) -> list[dict[str, int]]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 import distrain.keras as hvd
+from distrain.errors import BadInput, RunFailed
 from distrain.keras.replica import random_states
 
 Weights = list[npt.NDArray[Any]]
@@ -256,6 +257,28 @@ def resumed() -> Weights:
     whole, parts = ended
     assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True)), (whole, parts)
     return whole
+
+
+@case
+def refused() -> Weights:
+    """What ends on all ranks: weights that differ from the start, and epochs of different lengths."""
+    model, first = classifier(), hvd.callbacks.BroadcastGlobalVariablesCallback(0)
+    model.compile(optimizer=hvd.DistributedOptimizer(sgd()), loss="mse")
+    data = shares(y=np.eye(3)[Y])
+    messages = []
+    for dataset, callbacks in ((data, []), (data.take(STEPS - hvd.rank()), [first])):
+        try:
+            model.fit(dataset, verbose=0, callbacks=callbacks)
+        except (RunFailed, BadInput) as error:
+            messages.append(str(error))
+    if hvd.size() == 1:
+        assert messages == []
+    else:
+        apart, lengths = messages
+        assert apart.startswith("step 1: rank 0 and rank 1 differ in"), apart
+        assert apart.endswith("is callbacks.BroadcastGlobalVariablesCallback(0) among the callbacks?"), apart
+        assert lengths == "steps an epoch: rank 0 has 6, rank 1 has 5, expected the same"
+    return [np.zeros(1)]
 
 
 @case
