@@ -88,11 +88,11 @@ def _train_function(model: keras.Model) -> Step:
         return outputs
 
     # What Keras makes of it must be no function of XLA's; evaluation may stay one.
-    model._jit_compile = False
+    chosen, model._jit_compile = model._jit_compile, False
     try:
         function = model._make_function(counted)
     finally:
-        model._jit_compile = jit
+        model._jit_compile = chosen
     proof = Proof(model)
 
     def proved(iterator: Iterator[Any]) -> Any:
