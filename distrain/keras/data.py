@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import atexit
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,19 @@ from distrain.data.order import Batch, batch_at, drawn, epoch_steps
 from distrain.data.provider import BatchReader, Provider
 from distrain.errors import BadInput
 from distrain.keras.place import place, rank, size
+
+# Batches that are read ahead.
+AHEAD = 2
+
+_reading, _ending = threading.Lock(), threading.Event()
+
+
+@atexit.register
+def _end_reading() -> None:
+    """Let nothing be read ahead any more when the process ends: Python would not be there to finish it."""
+    _ending.set()
+    with _reading:
+        pass
 
 
 def shared(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -58,17 +72,26 @@ class Examples:
 
     def dataset(self) -> tf.data.Dataset:
         """This rank's batches (x, y), from `start` on."""
-        x, y = self._shapes()
-        signature = tuple(tf.TensorSpec([None, *one.shape[1:]], one.dtype) for one in (x, y))
-        return tf.data.Dataset.from_generator(self._batches, output_signature=signature).prefetch(tf.data.AUTOTUNE)
+        shapes = self._shapes()
 
-    def _batches(self) -> Iterator[tuple[Any, Any]]:
-        epoch, step = divmod(self.start, self.steps_per_epoch)
-        position = epoch * self._count + step * self._batch_size
-        while True:
+        def draw(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            # No generator: TensorFlow calls Python once more when it drops one, which is too late as the process ends.
+            drawn_now = tf.numpy_function(self._drawn, [number], [one.dtype for one in shapes])
+            return tuple(
+                tf.ensure_shape(one, [None, *like.shape[1:]]) for one, like in zip(drawn_now, shapes, strict=True)
+            )
+
+        return tf.data.Dataset.counter().map(draw).prefetch(AHEAD)
+
+    def _drawn(self, number: int) -> tuple[Any, Any]:
+        """The batch that is so many after `start`."""
+        with _reading:
+            if _ending.is_set():
+                raise StopIteration
+            epoch, step = divmod(self.start + int(number), self.steps_per_epoch)
+            position = epoch * self._count + step * self._batch_size
             batch = batch_at(position, examples=self._count, batch_size=self._batch_size, remainder=self._remainder)
-            position = batch.stop
-            yield self._read(self._indices(batch))
+            return self._read(self._indices(batch))
 
     def _indices(self, batch: Batch) -> list[int]:
         return drawn(batch, rank=rank(), size=size(), examples=self._count, seed=self._seed)
