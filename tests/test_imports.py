@@ -19,6 +19,7 @@ ORDER = (
     "checkpoint",
     "log",
     "report",
+    "keras",
     "train",
     "use",
     "launcher",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distrain.checkpoint.retention import Retention
-from distrain.checkpoint.state import ReplicaState, Snapshot, not_finite, sha256, write
+from distrain.checkpoint.state import Snapshot, State, not_finite, sha256, write
 from distrain.checkpoint.store import Found, Manifest, Progress, newest_valid, prune, recover, save
 from distrain.errors import Diverged, RunEnds, RunFailed
 
@@ -20,6 +20,8 @@ from distrain.errors import Diverged, RunEnds, RunFailed
 NICENESS = 10
 # Left free for the run's log, which goes to the same disk as a rule.
 SPARE_BYTES = 1 << 20
+# What is to be kept with a state that is no variable.
+NOTES = "notes.json"
 
 
 class Saver:
@@ -32,7 +34,7 @@ class Saver:
     def __init__(
         self,
         folder: Path,
-        state: ReplicaState,
+        state: State,
         *,
         retention: Retention,
         world_size: int,
@@ -51,23 +53,23 @@ class Saver:
         self._pending: Future[None] | None = None
         self._snapshot: Snapshot | None = None
 
-    def begin(self, progress: Progress, *, epoch: int) -> RunEnds | None:
-        """Copy the state to the host and have it written while training goes on.
+    def begin(self, progress: Progress, *, epoch: int, notes: str | None = None) -> RunEnds | None:
+        """Copy the state to the host and have it written while training goes on, with `notes` in a file beside it.
 
         Where the one before is still being written, waits for it; returns what became of that one, as `poll` does.
         """
         before = self.wait()
-        self._pending = self._executor.submit(self._write, self._copied(), progress, epoch, False)
+        self._pending = self._executor.submit(self._write, self._copied(), progress, epoch, False, notes)
         return before
 
-    def save(self, progress: Progress, *, epoch: int, finished: bool) -> None:
+    def save(self, progress: Progress, *, epoch: int, finished: bool, notes: str | None = None) -> None:
         """Write a checkpoint of the state as it is, and come back when it is on disk.
 
         Raises `RunFailed` where that cannot be done, `Diverged` where the state is not finite. What became of one that
         was still being written no longer matters: this one is newer.
         """
         self.wait()
-        self._write(self._copied(), progress, epoch, finished)
+        self._write(self._copied(), progress, epoch, finished, notes)
 
     @property
     def writing(self) -> bool:
@@ -106,7 +108,9 @@ class Saver:
         self._snapshot.take()
         return self._snapshot
 
-    def _write(self, snapshot: Snapshot, progress: Progress, epoch: int, finished: bool) -> None:
+    def _write(
+        self, snapshot: Snapshot, progress: Progress, epoch: int, finished: bool, notes: str | None = None
+    ) -> None:
         arrays = snapshot.arrays
         name = not_finite(arrays)
         if name is not None:
@@ -125,7 +129,7 @@ class Saver:
         )
         try:
             self._check_space(sum(array.nbytes for array in arrays.values()))
-            save(self._folder, manifest, lambda folder: write(snapshot.tensors, folder), after=self._after)
+            save(self._folder, manifest, lambda folder: _write_files(snapshot, notes, folder), after=self._after)
             prune(self._folder, self._retention.retained, newest=progress.step)
         except (OSError, MemoryError) as error:
             reason = "not enough memory" if isinstance(error, MemoryError) else error
@@ -138,6 +142,12 @@ class Saver:
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free:,} bytes free, {needed:,} needed)")
+
+
+def _write_files(snapshot: Snapshot, notes: str | None, folder: Path) -> None:
+    write(snapshot.tensors, folder)
+    if notes is not None:
+        (folder / NOTES).write_text(notes, encoding="utf-8")
 
 
 def _give_way() -> None:

@@ -20,27 +20,11 @@ PREFIX = "state"
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
-class ReplicaState:
-    """All variables that make a replica, in three groups with fixed names.
+class State:
+    """Variables by names that stay: `GROUP/...`."""
 
-    `weights/...`: trainable weights and buffers; `optimizer/...`: its step count and slots; `gradient_mean/...`: the
-    running mean, its count, and what else the gradients' statistics carry on.
-    """
-
-    def __init__(self, trained: Trained, statistics: GradientStatistics | None) -> None:
-        groups = {
-            "weights": [(weight.path, weight.value) for weight in trained.model.weights],
-            "optimizer": [(variable.path, variable.value) for variable in trained.optimizer.variables],
-            "gradient_mean": [],
-        }
-        if statistics is not None:
-            paths = [weight.path for weight in trained.model.trainable_variables]
-            groups["gradient_mean"] = list(statistics.state(paths).items())
-        self.variables: dict[str, tf.Variable] = {
-            f"{group}/{number:04d}/{path}": variable
-            for group, members in groups.items()
-            for number, (path, variable) in enumerate(members)
-        }
+    def __init__(self, variables: Mapping[str, tf.Variable]) -> None:
+        self.variables = dict(variables)
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """A copy of the state on the host."""
@@ -66,6 +50,31 @@ class ReplicaState:
             variable.assign(reader.get_tensor(name))
 
 
+class ReplicaState(State):
+    """All variables that make a replica, in three groups with fixed names.
+
+    `weights/...`: trainable weights and buffers; `optimizer/...`: its step count and slots; `gradient_mean/...`: the
+    running mean, its count, and what else the gradients' statistics carry on.
+    """
+
+    def __init__(self, trained: Trained, statistics: GradientStatistics | None) -> None:
+        groups = {
+            "weights": [(weight.path, weight.value) for weight in trained.model.weights],
+            "optimizer": [(variable.path, variable.value) for variable in trained.optimizer.variables],
+            "gradient_mean": [],
+        }
+        if statistics is not None:
+            paths = [weight.path for weight in trained.model.trainable_variables]
+            groups["gradient_mean"] = list(statistics.state(paths).items())
+        super().__init__(
+            {
+                f"{group}/{number:04d}/{path}": variable
+                for group, members in groups.items()
+                for number, (path, variable) in enumerate(members)
+            }
+        )
+
+
 class Snapshot:
     """A copy of the state on the host, in memory that is taken once and used for one copy after another.
 
@@ -73,7 +82,7 @@ class Snapshot:
     `arrays` and `tensors` are two views of it; both change with the next `take`.
     """
 
-    def __init__(self, state: ReplicaState) -> None:
+    def __init__(self, state: State) -> None:
         self._variables = state.variables
         with tf.device("CPU:0"):
             self.tensors: dict[str, tf.Tensor] = {

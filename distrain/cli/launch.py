@@ -16,7 +16,16 @@ from distrain.cli.parser import Parser
 from distrain.errors import EXIT_FAILED, EXIT_STOPPED, BadInput
 from distrain.job.load import load_job
 from distrain.job.schema import DEFAULT_BATCH_SIZE, Job
-from distrain.launcher.command import World, choices, hosts_of_file, parse_elastic, parse_hosts, start_command
+from distrain.launcher.command import (
+    Command,
+    World,
+    choices,
+    hosts_of_file,
+    parse_elastic,
+    parse_hosts,
+    start_command,
+    start_program,
+)
 from distrain.launcher.discover import NoHosts, discovered, is_local
 from distrain.launcher.execute import Ended, execute, shown
 from distrain.launcher.hosts import Elsewhere
@@ -56,13 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "worker",
         nargs=argparse.REMAINDER,
         metavar="-- train JOB.yaml ...",
-        help="what each runs: train, evaluate or predict",
+        help="what each runs: train, evaluate or predict, or PROGRAM.py",
     )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the world and wait for its end; returns the workers' exit code."""
     worker = arguments.worker[1:] if arguments.worker[:1] == ["--"] else arguments.worker
+    if worker and worker[0].endswith(".py"):
+        return _program(arguments, worker)
     world = _world(arguments)
     if worker[:1] and worker[0] in AFTERWARDS:
         return _afterwards(arguments, world, worker)
@@ -89,6 +100,15 @@ def _told(ended: Ended) -> int:
     return ended.code
 
 
+def _program(arguments: argparse.Namespace, worker: list[str]) -> int:
+    """Start workers that run a program of the user's own."""
+    if not Path(worker[0]).is_file():
+        raise BadInput(f"launch: {worker[0]}: no such file")
+    if arguments.restarts:
+        raise BadInput("launch: --restarts: expected '-- train JOB.yaml', the progress of a program is not known")
+    return _once(arguments, _world(arguments), worker)
+
+
 def _afterwards(arguments: argparse.Namespace, world: World, worker: list[str]) -> int:
     """Start workers that do something with a trained model. What is wrong with that is refused before."""
     command = AFTERWARDS[worker[0]]
@@ -97,6 +117,11 @@ def _afterwards(arguments: argparse.Namespace, world: World, worker: list[str]) 
     command.check(parser.parse_args(worker[1:]))
     if world.elastic is not None or arguments.restarts:
         raise BadInput(f"launch: --elastic and --restarts are for train, expected neither with {worker[0]}")
+    return _once(arguments, world, worker)
+
+
+def _once(arguments: argparse.Namespace, world: World, worker: list[str]) -> int:
+    """Start a world once, or show how: how far it has come is not known here."""
     reached_by = ReachedBy(world, arguments.wait)
     if arguments.dry_run:
         _show(reached_by, worker)
@@ -104,6 +129,7 @@ def _afterwards(arguments: argparse.Namespace, world: World, worker: list[str]) 
     try:
         return _told(_execute(reached_by, worker))
     except AskedToStop:
+        print("distrain: asked to stop while waiting for hosts", file=sys.stderr)
         return EXIT_STOPPED
 
 
@@ -111,7 +137,14 @@ def _show(reached_by: ReachedBy, worker: list[str]) -> None:
     """Print what was chosen, and the line that would be run."""
     world = reached_by.supposed()
     print("\n".join(f"# {line}" for line in choices(world, dict(os.environ))))
-    print(shown(start_command(world, worker, dict(os.environ))))
+    print(shown(_command(world, worker, dict(os.environ))))
+
+
+def _command(world: World, worker: list[str], environment: dict[str, str]) -> Command:
+    """What starts this world of distrain's own workers, or of a program."""
+    if worker[0].endswith(".py"):
+        return start_program(world, [sys.executable, *worker], environment)
+    return start_command(world, worker, environment)
 
 
 def _execute(reached_by: ReachedBy, worker: list[str]) -> Ended:
@@ -120,7 +153,7 @@ def _execute(reached_by: ReachedBy, worker: list[str]) -> Ended:
     gloo = world.controller == "gloo"
     return execute(
         # What is started is to be known by its mark on other hosts, too.
-        start_command(world, worker, {**os.environ, MARK: ""}),
+        _command(world, worker, {**os.environ, MARK: ""}),
         prefixed=gloo,
         # mpirun passes SIGUSR1 on to its workers and leaves them time; its SIGTERM kills them after a second.
         stop_signal=signal.SIGTERM if gloo else signal.SIGUSR1,
@@ -171,7 +204,8 @@ def _checked(worker: list[str]) -> tuple[argparse.Namespace, Job]:
     """The workers' arguments and job. A wrong job is refused here, before any is started; each checks it again."""
     if worker[:1] != ["train"]:
         raise BadInput(
-            f"launch: expected '-- train JOB.yaml ...', or evaluate or predict, got '{' '.join(worker) or 'nothing'}'"
+            "launch: expected '-- train JOB.yaml ...', evaluate or predict, or '-- PROGRAM.py ...', "
+            f"got '{' '.join(worker) or 'nothing'}'"
         )
     parser = Parser(prog="distrain train")
     train.add_arguments(parser)

@@ -42,14 +42,18 @@ class AloneCollectives:
 
 
 class HorovodCollectives:
-    """Horovod's operations; `horovod` is the module `horovod.tensorflow`, initialised."""
+    """Horovod's operations; `horovod` is the module `horovod.tensorflow`, initialised.
 
-    def __init__(self, horovod: Any) -> None:
+    `step` names the groups of sums: those that may go on at the same time need different names.
+    """
+
+    def __init__(self, horovod: Any, step: str = "distrain.step") -> None:
         self._hvd = horovod
+        self._step = step
 
     def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         # The inputs must not be constants: TensorFlow folds a collective of constants into its first result.
-        return list(self._hvd.grouped_allreduce(list(tensors), op=self._hvd.Sum, name="distrain.step"))
+        return list(self._hvd.grouped_allreduce(list(tensors), op=self._hvd.Sum, name=self._step))
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return self._hvd.allreduce(tensor, op=self._hvd.Max, name="distrain.maximum")

@@ -130,7 +130,7 @@ def _start_mpi(found: Launched) -> Started:
 
     communicator = MPI.COMM_WORLD.Dup()
     control = BytesControl(communicator.allgather)
-    horovod = _imported_horovod()
+    horovod = imported_horovod()
     horovod.init()
 
     def close() -> None:
@@ -159,7 +159,7 @@ def _start_gloo(found: Launched) -> Started:
         # Places are asked for here, not in Horovod's initialisation, which cannot tell a removal from a failure.
         os.environ.pop(ELASTIC)
         membership.listen()
-    horovod = _imported_horovod()
+    horovod = imported_horovod()
 
     def gather_bytes(data: bytes) -> list[bytes]:
         import tensorflow as tf
@@ -192,7 +192,8 @@ def _joined(horovod: Any, membership: Membership, rank: int, size: int) -> bool:
     return True
 
 
-def _imported_horovod() -> Any:
+def imported_horovod() -> Any:
+    """The module `horovod.tensorflow`, not initialised."""
     import_tensorflow()
     import horovod.tensorflow as horovod
 

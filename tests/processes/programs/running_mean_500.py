@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from distrain.checkpoint.state import ReplicaState, sha256
+from distrain.checkpoint.state import State, sha256
 from distrain.gradients.advance import Gradient
 from distrain.gradients.statistics import GradientStatistics
 from distrain.job.load import load_job
@@ -40,7 +40,7 @@ class Recording(GradientStatistics):
 
 recordings: list[Recording] = []
 run.GradientStatistics = Recording  # type: ignore[attr-defined]  # to read gradients
-states: list[ReplicaState] = []
+states: list[State] = []
 make_step = Trainer.make_step
 
 

@@ -1,0 +1,105 @@
+"""Callbacks in a world of 1, or in front of a made-up world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import distrain.keras as hvd
+from distrain.keras.callbacks import metrics
+
+X = np.random.default_rng(1).standard_normal((20, 4)).astype(np.float32)
+Y = X @ np.array([[1.0], [-2.0], [0.5], [3.0]], np.float32)
+
+
+@pytest.fixture(autouse=True)
+def world() -> Iterator[None]:
+    hvd.init()
+    yield
+    hvd.shutdown()
+
+
+def compiled(optimizer: Any) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
+    return model
+
+
+def fit(model: keras.Model, *callbacks: Any, **options: Any) -> Any:
+    return model.fit(X, Y, batch_size=5, shuffle=False, verbose=0, callbacks=list(callbacks), **options)
+
+
+def test_metrics_are_weighed_by_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"loss": 1.0, "val_loss": 10.0, "name": "kept"}
+    rows = [[30.0, 10.0, {"loss": 1.0, "val_loss": 10.0}], [10.0, 0.0, {"loss": 5.0, "val_loss": float("nan")}]]
+    monkeypatch.setattr(metrics, "gathered", lambda value: rows)
+    monkeypatch.setattr(metrics, "place", lambda: type("Place", (), {"horovod": object()}))
+    callback = hvd.callbacks.MetricAverageCallback()
+    callback.set_model(compiled("sgd"))
+    callback.on_epoch_end(0, own)
+    assert own == {"loss": 2.0, "val_loss": 10.0, "name": "kept"}
+
+
+def test_velocities_follow_the_learning_rate() -> None:
+    schedule = hvd.callbacks.LearningRateScheduleCallback(0.1, lambda epoch: 1.0 if epoch == 0 else 0.5)
+    model = compiled(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9)))
+    history = fit(model, schedule).history
+    assert history["lr"] == pytest.approx([0.1])
+    before = np.asarray(model.optimizer.momentums[0])
+    schedule.on_epoch_begin(1)
+    schedule.on_train_batch_begin(0)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+    np.testing.assert_allclose(model.optimizer.momentums[0], before / 2, rtol=1e-6)
+
+
+def test_a_schedule_of_the_optimizers_own_is_refused() -> None:
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    with pytest.raises(ValueError, match="schedule of its own"):
+        fit(
+            compiled(hvd.DistributedOptimizer(keras.optimizers.SGD(rate))),
+            hvd.callbacks.LearningRateScheduleCallback(0.1, 0.5),
+        )
+
+
+class Interruption(Exception):
+    pass
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def model() -> keras.Model:
+        return compiled(hvd.DistributedOptimizer(keras.optimizers.Adam(0.1)))
+
+    whole, parts = model(), model()
+    fit(whole, hvd.callbacks.CheckpointCallback(tmp_path / "whole", every="3 steps"), epochs=3)
+    fit(parts, hvd.callbacks.CheckpointCallback(tmp_path / "parts", every="3 steps"), epochs=2)
+    newest = tmp_path / "parts" / "step_00000008"
+    (newest / "manifest.json").unlink()
+    again = model()
+    checkpoint = hvd.callbacks.CheckpointCallback(tmp_path / "parts", every="3 steps")
+    history = fit(again, checkpoint, epochs=3)
+    assert f"{newest} is passed over" in capsys.readouterr().out
+    # From the sixth step: the second epoch's third batch.
+    assert history.epoch == [1, 2]
+    assert checkpoint.step == 12
+    assert all(np.array_equal(one, other) for one, other in zip(whole.weights, again.weights, strict=True))
+
+
+def test_statistics_refuse_what_they_cannot_measure() -> None:
+    with pytest.raises(ValueError, match="expected one distributed optimizer, got 0"):
+        fit(compiled("sgd"), hvd.callbacks.GradientStatisticsCallback())
+    several = hvd.DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=2)
+    with pytest.raises(ValueError, match="backward_passes_per_step=1"):
+        fit(compiled(several), hvd.callbacks.GradientStatisticsCallback())
+
+
+def test_statistics_are_in_the_history() -> None:
+    model = compiled(hvd.DistributedOptimizer(keras.optimizers.SGD(0.1)))
+    history = fit(model, hvd.callbacks.GradientStatisticsCallback(), epochs=2).history
+    assert len(history["gradient_norm"]) == 2
+    assert 0 < history["mean_norm"][1] < history["gradient_norm"][0]
