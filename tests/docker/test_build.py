@@ -44,6 +44,9 @@ def test_each_input_decides_what_the_wheel_is(tmp_path: Path, monkeypatch: pytes
         (patches / "9999-one-more.patch").touch()
         assert changed() == (True, True)
     with monkeypatch.context() as patch:
+        patch.setitem(build.GPU_OPTIONS, "CUDAARCHS", "90")
+        assert changed() == (True, False)
+    with monkeypatch.context() as patch:
         script = tmp_path / "cuda_toolkit.py"
         script.write_text("# another way of compiling CUDA\n")
         patch.setattr(cuda_toolkit, "__file__", str(script))
