@@ -150,6 +150,7 @@ def test_a_job_trains_on_undisturbed_and_tells_who_was_refused(tmp_path: Path) -
     assert left_over(attacked) == []
 
 
+@pytest.mark.soak
 def test_an_elastic_world_is_formed_anew_under_attack(tmp_path: Path) -> None:
     """While a worker is killed: then all others ask the store for their places, and find each other there."""
     job = write_job(tmp_path, train={"epochs": 15}, log={"predictions": 0, "tensorboard": False})
@@ -193,6 +194,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("controller", ["use_gloo", "use_mpi"])
 def test_functions_are_run_and_their_results_come_back_under_attack(controller: str, tmp_path: Path) -> None:
     (tmp_path / "function.py").write_text(FUNCTION, encoding="utf-8")
@@ -253,7 +255,7 @@ def watched(process: subprocess.Popen[str]) -> Iterator[set[str]]:
             each.kill()
 
 
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
+@pytest.mark.parametrize("where", ["here", pytest.param("elsewhere", marks=pytest.mark.soak)])
 def test_neither_key_nor_environment_is_in_a_command_line_or_a_log(where: str, tmp_path: Path) -> None:
     """Neither here nor, by ssh, on another host; with all that horovodrun can log."""
     job = write_job(tmp_path, train={"epochs": 2})
@@ -296,6 +298,7 @@ def is_worker(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.soak
 def test_the_hosts_of_a_job_are_compared_without_the_key_in_a_command_line(tmp_path: Path) -> None:
     """Where no interface is named, horovodrun starts a service on each host that finds those that all can reach."""
     (tmp_path / "ssh").write_text(SSH, encoding="utf-8")

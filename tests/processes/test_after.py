@@ -188,7 +188,7 @@ def test_classes_of_whole_images(tmp_path: Path) -> None:
     assert [json.loads(line)["class"] for line in lines] == [row["class"] for row in rows]
 
 
-@pytest.mark.parametrize("way", ["alone", "launch"])
+@pytest.mark.parametrize("way", ["alone", pytest.param("launch", marks=pytest.mark.soak)])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -15,7 +15,7 @@ from distrain.cli.main import main
 from tests.browser import Browser
 from tests.report.made_up import make_run
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.soak
 
 READY = "document.documentElement?.dataset.ready"
 FIRST = "document.querySelector('.plot')"
