@@ -21,7 +21,8 @@ train: ## train a U-Net on generated images with two workers, about two minutes
 
 test: check ## all checks and tests
 	$(BIN)/pytest -n 2
-	$(BIN)/pytest -n 2 --dist loadgroup -m "processes and not soak"
+	# A file's tests share what is costly to make.
+	$(BIN)/pytest -n 2 --dist loadfile -m "processes and not soak"
 
 soak: check ## a hundred seeded faults against real worlds, compared with runs never touched; about half an hour
 	$(BIN)/pytest -m soak

@@ -22,7 +22,7 @@ SMALL = f"train.epochs=null train.steps={STEPS} data.train.examples=64 data.trai
 SMALL += " data.validation.size=92 checkpoint.every=4 log.every=1 log.examples=true"
 FEW = [part for override in SMALL.split() for part in ("-o", override)]
 
-pytestmark = [pytest.mark.clusters, pytest.mark.xdist_group("clusters"), pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.clusters, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")

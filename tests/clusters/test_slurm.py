@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "slurm.sbatch"
 SECONDS = 400.0
 
-pytestmark = [pytest.mark.clusters, pytest.mark.xdist_group("clusters")]
+pytestmark = pytest.mark.clusters
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.faults.harness import STALL_SECONDS, Bench, Case, World, differences
 from tests.processes.worlds import begin_program, end, inspect, left_over, records, wait_for_record
 
 # On one worker, which starts the runs that all are compared with once.
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.processes
 
 ALONE = World(1, "alone")
 TWO = World(2, "gloo")

@@ -44,7 +44,7 @@ from tests.processes.worlds import (
     write_job,
 )
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("attack")]
+pytestmark = pytest.mark.processes
 
 OLD_KEY = os.urandom(32)
 

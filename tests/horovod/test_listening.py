@@ -15,7 +15,7 @@ from tests.horovod.running_jobs import listening
 from tests.processes.elastic import Elastic
 from tests.processes.worlds import BIN, WAYS, begin_program, end, write_job
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("attack")]
+pytestmark = pytest.mark.processes
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 MARK = "<!-- read by tests/horovod/test_listening.py -->\n"

@@ -55,13 +55,9 @@ def test_all_ranks_hear_of_it(tmp_path: Path, launcher: str, size: int, operatio
                 assert "Horovod collective failed" in outcome, outcome
 
 
-def test_a_rank_that_is_gone_before_the_world_is_formed() -> None:
-    ended = run_program(
-        "gloo",
-        2,
-        "gone_before_init.py",
-        environment={"HOROVOD_GLOO_TIMEOUT_SECONDS": "5", "HOROVOD_TERMINATION_GRACE_SECONDS": "60"},
-    )
+def test_a_rank_that_is_gone_before_the_world_is_formed(tmp_path: Path) -> None:
+    times = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "5", "HOROVOD_TERMINATION_GRACE_SECONDS": "60"}
+    ended = run_program("gloo", 2, "gone_before_init.py", environment={**times, "READY": str(tmp_path / "ready")})
     assert ended.code == KILLED
     assert "Horovod could not be initialized" in ended.errors
     assert "ValueError: Horovod initialization failed" in ended.errors, ended.errors[-3000:]

@@ -16,7 +16,7 @@ from distrain.data.values import scaled
 from tests.processes.bare import make_bare_environment, run_bare
 from tests.processes.worlds import WAYS, Ended, begin_program, end, records, trained, write_job
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("after")]
+pytestmark = pytest.mark.processes
 
 PROGRAMS = Path(__file__).parent / "programs"
 BORDER = 8  # of the small job's U-Net

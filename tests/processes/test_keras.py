@@ -141,7 +141,6 @@ SAME = {
 OTHERWISE = ("batch_normalized", "resumed", "with_dropout")
 
 
-@pytest.mark.xdist_group("keras_cases")
 @pytest.mark.parametrize("case", [*SAME, *OTHERWISE])
 def test_ranks_end_with_equal_bits(cases: Path, case: str) -> None:
     ours = left(cases, case, "0_of_2")
@@ -149,18 +148,15 @@ def test_ranks_end_with_equal_bits(cases: Path, case: str) -> None:
     assert np.array_equal(ours, left(cases, case, "1_of_2"))
 
 
-@pytest.mark.xdist_group("keras_cases")
 @pytest.mark.parametrize(("case", "most"), SAME.items())
 def test_ranks_train_as_one(cases: Path, case: str, most: float) -> None:
     assert apart(left(cases, case, "0_of_1"), left(cases, case, "0_of_2")) < most
 
 
-@pytest.mark.xdist_group("keras_cases")
 def test_several_backward_passes_are_one_of_a_larger_batch(cases: Path) -> None:
     assert apart(left(cases, "accumulated", "0_of_2"), left(cases, "accumulated_in_one", "0_of_2")) < 1e-10
 
 
-@pytest.mark.xdist_group("keras_cases")
 def test_the_learning_rate_warms_up_with_the_number_of_ranks(cases: Path) -> None:
     np.testing.assert_allclose(left(cases, "warmed_up", "0_of_1"), 0.1)
     expected = 0.1 / 2 * (np.arange(1, 13) / 6 / 2 + 1)

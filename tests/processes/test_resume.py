@@ -15,7 +15,7 @@ import pytest
 from tests.processes.worlds import begin, end, inspect, left_over, records, train, trained, wait_for_record, write_job
 
 # On one worker, which starts the runs that all are compared with once.
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("resume")]
+pytestmark = pytest.mark.processes
 
 STATE = ("weights_sha256", "optimizer_sha256", "gradient_mean_sha256", "step", "position")
 WITH_DROPOUT = {"model": {"keep_probability": 0.75}, "checkpoint": {"every": 3, "keep": 10}, "log": {"examples": True}}

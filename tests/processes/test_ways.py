@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests.processes.worlds import inspect, trained, write_job
 
 # On one worker, which starts the runs that all are compared with once.
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("ways")]
+pytestmark = pytest.mark.processes
 
 TWO_WORKERS = ("launch", "launch-mpi", "horovodrun-mpi", "mpirun")
 

@@ -3,10 +3,17 @@
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 # The launcher's, as soon as rank 1 has ended.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if os.environ["HOROVOD_RANK"] == "1":
+ready = Path(os.environ["READY"])
+if os.environ["HOROVOD_RANK"] == "0":
+    ready.touch()
+else:
+    while not ready.exists():
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 import horovod.tensorflow as hvd  # noqa: E402
