@@ -24,7 +24,7 @@ test: check ## all checks and tests
 	# A file's tests share what is costly to make.
 	$(BIN)/pytest -n 2 --dist loadfile -m "processes and not soak"
 
-soak: check ## a hundred seeded faults against real worlds, compared with runs never touched; about half an hour
+soak: check ## a hundred seeded faults against real worlds, compared with runs never touched; an hour and more
 	$(BIN)/pytest -m soak
 	$(BIN)/python -m tests.faults.soak
 
