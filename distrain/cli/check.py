@@ -17,7 +17,6 @@ from distrain.launcher.command import World, start_program
 from distrain.world.cores import cores
 from distrain.world.versions import versions
 
-HELP = "show what works on this machine, and what to do about the rest"
 
 SUPPORTED = ((3, 11), (3, 13))
 TENSORFLOW = "2.21"

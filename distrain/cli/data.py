@@ -25,7 +25,6 @@ from distrain.job import schema
 from distrain.job.load import load_job, resolved
 from distrain.log.sheet import draw_sheet
 
-HELP = "index, check, pack or show data"
 PARTS = ("train", "validation")
 
 

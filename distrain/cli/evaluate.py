@@ -14,8 +14,6 @@ from distrain.use.saved import NEWEST, open_saved, read_run
 from distrain.world.control import agreed
 from distrain.world.start import Started, check_same
 
-HELP = "measure a trained model over all validation examples, or over other data"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""

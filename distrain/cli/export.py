@@ -14,8 +14,6 @@ from distrain.train.watch import Watch
 from distrain.use.saved import open_saved, read_run
 from distrain.world.start import Started, launched
 
-HELP = "write a trained model down: a SavedModel, or a .keras file"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from distrain.checkpoint.store import newest_valid
-from distrain.cli import evaluate, predict, train
+from distrain.cli import train
 from distrain.cli.parser import Parser
 from distrain.errors import EXIT_FAILED, EXIT_STOPPED, BadInput
 from distrain.job.load import load_job
@@ -36,9 +36,8 @@ from distrain.launcher.slurm import allocated
 from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
 
-HELP = "start several workers: distrain launch -n 2 -- train JOB.yaml"
 # What workers can do beside training.
-AFTERWARDS = {"evaluate": evaluate, "predict": predict}
+AFTERWARDS = ("evaluate", "predict")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +110,10 @@ def _program(arguments: argparse.Namespace, worker: list[str]) -> int:
 
 def _afterwards(arguments: argparse.Namespace, world: World, worker: list[str]) -> int:
     """Start workers that do something with a trained model. What is wrong with that is refused before."""
-    command = AFTERWARDS[worker[0]]
+    # Imported here: they load what reads data, which takes longer than all else that a launcher does.
+    from distrain.cli import evaluate, predict
+
+    command = evaluate if worker[0] == "evaluate" else predict
     parser = Parser(prog=f"distrain {worker[0]}")
     command.add_arguments(parser)
     command.check(parser.parse_args(worker[1:]))

@@ -15,37 +15,59 @@ distrain check                                    what works here, and what to d
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
 from distrain import __version__
-from distrain.cli import check, data, evaluate, export, inspect, launch, predict, report, train
 from distrain.cli.parser import Parser
 from distrain.errors import EXIT_BAD_INPUT, BadInput
 
 COMMANDS = {
-    "train": train,
-    "launch": launch,
-    "evaluate": evaluate,
-    "predict": predict,
-    "export": export,
-    "report": report,
-    "inspect": inspect,
-    "data": data,
-    "check": check,
+    "train": "train a job: alone, or as one of the workers that a launcher started",
+    "launch": "start several workers: distrain launch -n 2 -- train JOB.yaml",
+    "evaluate": "measure a trained model over all validation examples, or over other data",
+    "predict": "predict images with a trained model: a folder in, a folder out",
+    "export": "write a trained model down: a SavedModel, or a .keras file",
+    "report": "show a run, or compare several, in one HTML file that opens offline",
+    "inspect": "show what a run has come to",
+    "data": "index, check, pack or show data",
+    "check": "show what works on this machine, and what to do about the rest",
 }
+
+
+class Command(Protocol):
+    """What a module of `distrain.cli` that is a command has."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add what the command takes."""
+
+    def main(self, arguments: argparse.Namespace) -> int:
+        """Do it; returns the exit code."""
+
+
+def command(name: str) -> Command:
+    """The module of one command. The others are not loaded: some need ten times as long to load as it takes."""
+    return cast("Command", import_module(f"distrain.cli.{name}"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    # The options before it take no values, so the first word without a dash is the command.
+    chosen = next((word for word in words if not word.startswith("-")), None)
     parser = Parser(prog="distrain", description="Distributed training of Keras models on Horovod.")
     parser.add_argument("--version", action="version", version=f"distrain {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
-        module.add_arguments(subparsers.add_parser(name, help=module.HELP, description=module.HELP))
+    for name, told in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=told, description=told)
+        if name == chosen:
+            command(name).add_arguments(subparser)
     try:
-        parsed = parser.parse_args(arguments)
-        return int(COMMANDS[parsed.command].main(parsed))
+        parsed = parser.parse_args(words)
+        return command(parsed.command).main(parsed)
     except BadInput as error:
         print(f"distrain: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -14,7 +14,6 @@ from distrain.use.saved import open_saved, read_run
 from distrain.world.control import agreed
 from distrain.world.start import Started, check_same
 
-HELP = "predict images with a trained model: a folder in, a folder out"
 WINDOW = 1024
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from distrain.errors import EXIT_DONE, BadInput
 
-HELP = "show a run, or compare several, in one HTML file that opens offline"
 FILE = "report.html"
 
 

@@ -14,8 +14,6 @@ from distrain.train.watch import Watch
 from distrain.world.control import agree
 from distrain.world.start import Started, check_same
 
-HELP = "train a job: alone, or as one of the workers that a launcher started"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from distrain.data.formats import hdf5, npy, npz
+from distrain.data.formats import npy, npz
 from distrain.data.formats.files import MAX_SAMPLES, Array, Shape
 from distrain.data.paths import Wanted, files
 from distrain.data.provider import Example, ExampleSpec, Sharding
@@ -117,6 +117,9 @@ def hdf5_arrays(
 
     Where a chunk holds several examples, blocks of whole chunks are read, of at least `shuffle` examples.
     """
+    # Imported here: what reads HDF5 takes as long to load as all the other formats together.
+    from distrain.data.formats import hdf5
+
     endings = (".h5", ".hdf5", ".hdf", ".he5")
     paths = files(names, "files", Wanted("hdf5", "HDF5 files", _ends(*endings), endings))
     images, labels = ([hdf5.dataset(path, name) for path in paths] for name in (image_array, label_array))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -108,6 +107,9 @@ def _warped(
 
     Beyond its edges the image is mirrored. Labels take the value of the nearest pixel.
     """
+    # Imported here: only this needs it, and every command would wait for it to load.
+    import cv2
+
     # One thread: the reading threads are enough, and TensorFlow has its own.
     cv2.setNumThreads(0)
     height, width, channels = image.shape

@@ -12,7 +12,6 @@ from typing import Any
 
 from distrain.checkpoint.store import Found, Manifest, at_step, newest_valid
 from distrain.data.provider import ExampleSpec
-from distrain.data.select import make_provider
 from distrain.errors import BadInput
 from distrain.job.load import apply_override, check_job, read_yaml
 from distrain.job.schema import Application, Job
@@ -100,7 +99,9 @@ def load(folder: RunFolder, job: Job, step: int) -> Saved:
         raise BadInput(f"{found.path}: {found.why_not if found.path.exists() else 'no such checkpoint'}; {shown}")
     form: dict[str, Any] = found.manifest.examples
     if not form:
-        # Saved before checkpoints told: the data knows.
+        # Saved before checkpoints told: the data knows. It is loaded for that alone, since it takes a while to load.
+        from distrain.data.select import make_provider
+
         spec = make_provider(job.data.train, key="data.train", seed=job.seed).spec
         return Saved(folder, job, found.path, found.manifest, spec, ())
     height, width, channels = form["image_shape"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,35 @@ def test_is_refused_in_one_line(arguments: list[str], word: str, capsys: pytest.
 def test_a_dry_run_prints_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch", "-n", "2", "--dry-run", "--", "train", JOB, "-o", "seed=3"]) == 0
     assert capsys.readouterr().out.rstrip().endswith(f"-m distrain train {JOB} -o seed=3")
+
+
+LOADED = """
+import sys
+from distrain.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("loaded", *sorted(name for name in sys.modules if "." not in name))
+"""
+SLOW = {"tensorflow", "keras", "pandas", "matplotlib", "cv2", "pyfive"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "not_loaded"),
+    [
+        (["--help"], SLOW | {"numpy", "pydantic"}),
+        (["fly"], SLOW | {"numpy", "pydantic"}),
+        (["inspect", "/nowhere"], SLOW | {"numpy"}),
+        (["train", "/nowhere"], SLOW),
+        (["launch", "-n", "2", "--", "train", "/nowhere"], SLOW),
+        (["launch", "-n", "2", "--", "predict", "/nowhere", "in", "out"], SLOW),
+        (["evaluate", "/nowhere"], SLOW),
+        (["export", "/nowhere", "out"], SLOW),
+        (["data", "check", "/nowhere"], SLOW),
+    ],
+)
+def test_answers_without_loading_what_it_does_not_need(arguments: list[str], not_loaded: set[str]) -> None:
+    ended = subprocess.run([sys.executable, "-c", LOADED, *arguments], capture_output=True, text=True, check=False)
+    loaded = set(ended.stdout.splitlines()[-1].split())
+    assert "distrain" in loaded
+    assert not loaded & not_loaded
