@@ -17,7 +17,6 @@ from distrain.launcher.command import World, start_program
 from distrain.world.cores import cores
 from distrain.world.versions import versions
 
-
 SUPPORTED = ((3, 11), (3, 13))
 TENSORFLOW = "2.21"
 SECONDS = 180

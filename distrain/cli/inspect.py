@@ -11,7 +11,6 @@ from distrain.checkpoint.store import find
 from distrain.errors import BadInput
 from distrain.log.folder import RunFolder, last_record
 
-
 NOT_METRICS = ("kind", "step", "epoch", "position", "time")
 
 

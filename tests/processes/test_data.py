@@ -18,6 +18,8 @@ pytestmark = pytest.mark.processes
 
 COUNT, SIZE = 23, 60
 SMALL = {"model": {"features": 2}, "log": {"examples": True, "tensorboard": False}}
+# What is for whole images, not for pixels.
+CLASSIFIER = {"name": "tests.small_models:convolution", "features": 2}
 
 
 def job_for(folder: Path, name: str, **sections: Any) -> Path:
@@ -26,7 +28,8 @@ def job_for(folder: Path, name: str, **sections: Any) -> Path:
     data.mkdir(parents=True)
     options = FORMATS[name](data, *pixels(COUNT, SIZE))
     settings = {"data": {"train": options, "validation": None}, "train": {"batch_size": 5, "epochs": 2}, **SMALL}
-    return write_job(folder, **{**settings, **sections})
+    model = {"model": CLASSIFIER} if name == "class_folders" else {}
+    return write_job(folder, **{**settings, **model, **sections})
 
 
 def drawn(run: Path) -> list[int]:

@@ -52,10 +52,12 @@ class Ended:
 
 
 def write_job(folder: Path, **sections: Any) -> Path:
-    """The small job with some of its sections' keys set otherwise."""
+    """The small job with some of its sections' keys set otherwise; a section with a `name` of its own is whole."""
     job = json.loads(json.dumps(JOB))
     for name, value in sections.items():
-        job[name] = {**job[name], **value} if isinstance(value, dict) and isinstance(job.get(name), dict) else value
+        before = job.get(name)
+        more = isinstance(value, dict) and isinstance(before, dict) and "name" not in value
+        job[name] = {**before, **value} if more else value
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job), encoding="utf-8")
     return path
@@ -126,7 +128,7 @@ def wait_for_record(run: Path, kind: str, count: int, process: subprocess.Popen[
     """Wait until a run has logged so many records of a kind."""
     deadline = time.monotonic() + SECONDS
     while not (run / "metrics.jsonl").exists() or len(records(run, kind)) < count:
-        assert process.poll() is None, "ended too soon"
+        assert process.poll() is None, f"ended too soon: {end(process)}"
         assert time.monotonic() < deadline, "no such record in time"
         time.sleep(0.05)
 
