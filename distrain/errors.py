@@ -15,6 +15,8 @@ EXIT_STOPPED = 75
 # How a process begins the line that says why it ends. `LOST` is in it where that is the end of another rank.
 LAST_WORDS = "distrain: "
 LOST = "lost another rank"
+# What a worker tells the launcher, and nobody else, when all that it does with others is done.
+LEFT = f"{LAST_WORDS}left the world"
 
 
 class RunEnds(Exception):

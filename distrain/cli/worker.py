@@ -9,8 +9,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from distrain.errors import EXIT_FAILED, EXIT_STOPPED, LAST_WORDS, LOST, Dismissed, RunEnds
+from distrain.errors import EXIT_FAILED, EXIT_STOPPED, LAST_WORDS, LEFT, LOST, Dismissed, RunEnds
 from distrain.job.schema import Parallel
+from distrain.launcher.processes import MARK
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.quick_import import import_tensorflow
@@ -92,11 +93,13 @@ def settle(parallel: Parallel, started: Started) -> None:
 def _left(started: Started, code: int) -> int:
     """Leave the world; with others in it the process ends here.
 
-    The last that ranks wait for each other is behind them then, and nobody would notice one that is stopped while
-    Python and TensorFlow clear up.
+    The last that ranks wait for each other is behind them then, and no other rank would notice one that is stopped
+    while Python and TensorFlow clear up. The launcher does, once it knows.
     """
     started.close()
     if started.horovod is not None:
+        if MARK in os.environ:
+            print(LEFT, file=sys.stderr, flush=True)
         _end_at_once(code)
     return code
 

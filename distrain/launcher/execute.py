@@ -27,6 +27,7 @@ from distrain.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
     LAST_WORDS,
+    LEFT,
     LOST,
     BadInput,
 )
@@ -50,6 +51,8 @@ AFTER_STEP = re.compile(r"after step \d+")
 LEFT_OVER_SECONDS = 27.0
 # Once a worker has said its last words, the others have so long to end: one that hangs, or was stopped, never does.
 FAILED_SECONDS = 12.0
+# Once a worker has left the world, the others have nothing to do any more that takes long.
+LEFT_SECONDS = 20.0
 # So long have workers on several hosts from being asked to stop, for a step and a checkpoint.
 STOP_SECONDS = 90.0
 PR_SET_PDEATHSIG = 1
@@ -106,10 +109,15 @@ def execute(
     assert process.stdout is not None
     assert process.stderr is not None
     output = Relay(process.stdout, sys.stdout.buffer, prefixed)
-    timer = threading.Timer(FAILED_SECONDS, lambda: send(started(mark, workers_only=True), signal.SIGKILL))
-    timer.daemon = True
-    failing = _nothing if elastic else timer.start
-    errors = Relay(process.stderr, sys.stderr.buffer, prefixed, on_last_words=failing, at_once=elastic)
+    deadlines = _Deadlines(mark, elsewhere, elastic=elastic)
+    errors = Relay(
+        process.stderr,
+        sys.stderr.buffer,
+        prefixed,
+        on_last_words=deadlines.failed,
+        on_left=deadlines.left,
+        at_once=elastic,
+    )
     threads = [threading.Thread(target=relay.run) for relay in (output, errors)]
     for thread in threads:
         thread.start()
@@ -119,20 +127,65 @@ def execute(
     end(mark, LEFT_OVER_SECONDS)
     if elsewhere is not None and code != EXIT_DONE:
         elsewhere.end(mark, FAILED_SECONDS)
-    timer.cancel()
+    deadlines.cancel()
     for thread in threads:
         thread.join()
     code = 128 - code if code < 0 else code
     own = b"".join([*output.held, *errors.held])
-    if code not in SPOKEN_FOR:
+    if code not in SPOKEN_FOR and not deadlines.words:
         sys.stderr.buffer.write(own)
     sys.stderr.buffer.flush()
     # What an elastic world has survived is not why it ended.
-    said = _ended_by(errors.words, code) if elastic else errors.words
+    said = [*errors.words, *deadlines.words]
+    said = _ended_by(said, code) if elastic else said
     words = last_words(said, own.decode(errors="replace"), code)
     if elastic and code in SPOKEN_FOR and words == errors.latest:
         words = []  # stands last already
     return Ended(code if code in SPOKEN_FOR else EXIT_FAILED, words, asked)
+
+
+class _Deadlines:
+    """Kills the workers that do not end when they should: of a world of which one has ended, none trains on.
+
+    In an `elastic` world the others go on where one has failed. `words` is what is to be told of it.
+    """
+
+    def __init__(self, mark: str, elsewhere: Elsewhere | None, *, elastic: bool) -> None:
+        self.words: list[str] = []
+        self._mark = mark
+        self._elsewhere = elsewhere
+        self._elastic = elastic
+        late = f"{LAST_WORDS}a worker had not ended {LEFT_SECONDS:.0f} s after another was done: it was killed"
+        self._timers = {
+            seconds: threading.Timer(seconds, self._kill, [words])
+            for seconds, words in ((FAILED_SECONDS, []), (LEFT_SECONDS, [late]))
+        }
+
+    def failed(self) -> None:
+        """A worker has said its last words."""
+        if not self._elastic:
+            self._start(FAILED_SECONDS)
+
+    def left(self) -> None:
+        """A worker has done all that it had to do."""
+        self._start(LEFT_SECONDS)
+
+    def cancel(self) -> None:
+        """All have ended."""
+        for timer in self._timers.values():
+            timer.cancel()
+
+    def _start(self, seconds: float) -> None:
+        self._timers[seconds].daemon = True
+        self._timers[seconds].start()
+
+    def _kill(self, words: list[str]) -> None:
+        workers = started(self._mark, workers_only=True)
+        send(workers, signal.SIGKILL)
+        if self._elsewhere is not None:
+            self._elsewhere.end(self._mark, 0)
+        if workers or self._elsewhere is not None:
+            self.words = words
 
 
 def shown(command: Command) -> str:
@@ -164,10 +217,6 @@ def _ended_by(words: Sequence[str], code: int) -> list[str]:
     return [*lost, *[line for line in words if LOST not in line][-1:]]
 
 
-def _nothing() -> None:
-    pass
-
-
 def _how_it_ended(own: bytes, code: int) -> str:
     signalled = ENDED_BY_SIGNAL.search(own)
     match = signalled or ENDED_FIRST.search(own) or ENDED_BY_CODE.search(own)
@@ -187,18 +236,20 @@ class Relay:
 
     `held` are the launcher's own lines, `words` what workers said last; `on_last_words`, where given, is called at the
     first of these, which are passed on like any other line where it is not, and also where `at_once` is true. `latest`
-    is the line of these that nothing came after, if any.
+    is the line of these that nothing came after, if any. `on_left` is called when the first worker has left the world.
     """
 
     source: IO[bytes]
     target: BinaryIO
     prefixed: bool
     on_last_words: Callable[[], None] | None = None
+    on_left: Callable[[], None] | None = None
     held: list[bytes] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     at_once: bool = False
     latest: list[str] = field(default_factory=list)
     ruled: bool = False
+    left: bool = False
 
     def run(self) -> None:
         """Pass on until the source ends."""
@@ -218,6 +269,10 @@ class Relay:
                 self.held.append(line)
             else:
                 self._show(line[refused.start() :])
+        elif self.on_left is not None and bare.rstrip() == LEFT.encode():
+            if not self.left:
+                self.on_left()
+            self.left = True
         elif self.on_last_words is not None and bare.startswith(LAST_WORDS.encode()):
             if not self.words:
                 self.on_last_words()

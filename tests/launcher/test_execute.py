@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distrain.errors import BadInput
+from distrain.errors import LEFT, BadInput
 from distrain.launcher.command import Command
 from distrain.launcher.execute import Ended, execute, last_words, shown
 
@@ -138,6 +138,27 @@ def test_a_worker_that_has_failed_does_not_end_an_elastic_world(
     assert not (tmp_path / "done").exists()
     elastic(script)
     assert (tmp_path / "done").exists()
+
+
+STOPPED = "(export HOROVOD_RANK=1; exec sh -c 'kill -STOP $$; exit 0')"
+
+
+def test_a_worker_that_stands_still_when_all_is_done_is_ended(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr("distrain.launcher.execute.LEFT_SECONDS", 1)
+    found = ended(f"{STOPPED} & other=$!; echo '[0]<stderr>:{LEFT}' >&2; wait $other")
+    assert found == Ended(1, ["distrain: a worker had not ended 1 s after another was done: it was killed"])
+    assert capfdbinary.readouterr()[1] == b""
+
+
+def test_a_worker_that_is_a_little_later_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setattr("distrain.launcher.execute.LEFT_SECONDS", 2)
+    worker = f"(export HOROVOD_RANK=1; exec sh -c 'sleep 0.5; echo \"[1]<stderr>:{LEFT}\" >&2')"
+    assert ended(f"{worker} & other=$!; echo '[0]<stderr>:{LEFT}' >&2; wait $other") == Ended(0, [])
+    assert capfdbinary.readouterr()[1] == b""
 
 
 def test_what_mpirun_says_itself_stands_between_rules(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
