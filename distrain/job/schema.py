@@ -6,6 +6,7 @@ anything expensive starts.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
@@ -431,13 +432,44 @@ class Checkpoint(Section):
         return value
 
 
+def _endpoint(value: Any) -> Any:
+    """`ADDRESS:PORT`, from a port alone, which is one of this machine's own, or an address with one."""
+    expected = "expected a port, such as 9464, or ADDRESS:PORT, such as 0.0.0.0:9464 or [::1]:9464"
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(expected)
+    address, _, port = ("", "", str(value)) if str(value).isdecimal() else str(value).rpartition(":")
+    address = {"": "127.0.0.1", "localhost": "127.0.0.1"}.get(address, address)
+    try:
+        ipaddress.ip_address(address.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise ValueError(f"{expected}, got '{value}'") from None
+    if not port.isdecimal() or int(port) > 65535 or (":" in address) != address.startswith("["):
+        raise ValueError(f"{expected}, got '{value}'")
+    return f"{address}:{port}"
+
+
 class Log(Section):
-    """What rank 0 writes down."""
+    """What rank 0 writes down, and shows while the run goes on."""
 
     every: Duration = Field(Duration(1, "step"), description="How often a step is recorded.")
     examples: bool = Field(False, description="Record which examples each rank drew, at each step.")
     tensorboard: bool = Field(True, description="Write TensorBoard events.")
     predictions: int = Field(4, ge=0, description="Validation examples to draw a prediction of at each epoch.")
+    serve: Annotated[str | None, BeforeValidator(_endpoint)] = Field(
+        None,
+        description="Port, or `ADDRESS:PORT`, where rank 0 answers while it trains: `/metrics` for Prometheus, "
+        "`/healthz`, and `/` with the report of now. A port alone is for this machine only; 0 takes any that is free.",
+    )
+
+    @property
+    def endpoint(self) -> tuple[str, int] | None:
+        """The address and the port of `serve`."""
+        if self.serve is None:
+            return None
+        address, _, port = self.serve.rpartition(":")
+        return address.strip("[]"), int(port)
 
 
 class Parallel(Section):

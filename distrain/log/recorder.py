@@ -24,6 +24,7 @@ from distrain.job.schema import Log
 from distrain.log.display import Display
 from distrain.log.folder import RunFolder
 from distrain.log.gradient_table import GradientTable
+from distrain.log.live import Live
 from distrain.log.records import RecordLog
 from distrain.log.tensorboard import SECONDS, EventLog
 from distrain.step.train_step import BAD, StepResult
@@ -35,8 +36,8 @@ IN_STEPS = ("noise_scale", "update_ratio", "coherence", "alignment", "agreement"
 class Recorder:
     """One rank's writers. On ranks other than 0 all but `examples` does nothing.
 
-    `gradients` is where the gradients' statistics go, on rank 0 of a run that takes them. TensorBoard's events are on
-    disk after `flush_seconds`.
+    `gradients` is where the gradients' statistics go, on rank 0 of a run that takes them; `live` is told what is
+    recorded. TensorBoard's events are on disk after `flush_seconds`.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Recorder:
         epoch_examples: int,
         display: Display | None,
         gradients: GradientTable | None = None,
+        live: Live | None = None,
         flush_seconds: float = SECONDS,
     ):
         self.failure: RunEnds | None = None
         self._options = options
         self._epoch_examples = epoch_examples
         self._display = display
+        self._live = live
         self._writes = rank == 0
         self._metrics: RecordLog | None = None
         self._events: EventLog | None = None
@@ -92,6 +95,8 @@ class Recorder:
                 self._examples.write(step=before.step + 1, indices=list(indices), position=batch.stop)
             if self._metrics is None:
                 return
+            if self._live is not None:
+                self._live.stepped(waited)
             epoch = batch.start // self._epoch_examples
             if not result.applied:
                 unread = int(result.flags[BAD]) == batch.size
@@ -120,7 +125,7 @@ class Recorder:
                 values["mean_norm"] = over_all["mean_norm"]
             values |= {name: over_all[name] for name in IN_STEPS if name in over_all}
             self._last_time, self._applied_since = now, 0
-            self._metrics.write_timed("step", step=after.step, epoch=epoch, position=batch.stop, **values)
+            self._write("step", step=after.step, epoch=epoch, position=batch.stop, **values)
             if self._events is not None:
                 shown = {f"train/{name}": values[name] for name in values if name not in IN_STEPS}
                 shown |= {f"gradients/all/{name}": value for name, value in over_all.items()}
@@ -164,7 +169,7 @@ class Recorder:
         """Record something that happened to the run."""
         if self._metrics is not None:
             with self.noting_failure():
-                self._metrics.write_timed("event", event=event, step=step, epoch=epoch, position=position, **details)
+                self._write("event", event=event, step=step, epoch=epoch, position=position, **details)
 
     def line(self, text: str) -> None:
         """Show a line to whoever watches."""
@@ -184,6 +189,12 @@ class Recorder:
                 with self.noting_failure():
                     writer.close()
 
+    def _write(self, kind: str, **fields: Any) -> None:
+        assert self._metrics is not None
+        self._metrics.write_timed(kind, **fields)
+        if self._live is not None:
+            self._live.record(kind, fields)
+
     def _measure(self, step: int, epoch: int, measured: tuple[Moments, RankMoments] | None) -> dict[str, float]:
         """Write down the measures of a step; returns those over all variables that can be told."""
         if measured is None:
@@ -199,7 +210,7 @@ class Recorder:
         if self._metrics is None:
             return
         with self.noting_failure():
-            self._metrics.write_timed(kind, step=step, epoch=epoch, position=position, **values)
+            self._write(kind, step=step, epoch=epoch, position=position, **values)
             if self._events is not None:
                 self._events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
                 self._events.flush()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from distrain import __version__
 from distrain.checkpoint.retention import Retention
 from distrain.checkpoint.saver import Saver
 from distrain.checkpoint.state import ReplicaState
@@ -22,9 +23,11 @@ from distrain.job.schema import Gradients, Job
 from distrain.log import predictions
 from distrain.log.display import Display
 from distrain.log.gradient_table import GradientTable
+from distrain.log.live import Live
 from distrain.log.parts import SECONDS as FLUSH_SECONDS
 from distrain.log.recorder import Recorder
 from distrain.log.records import cut
+from distrain.log.serve import Report, Server
 from distrain.model.build import Trained, build
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint, verify
@@ -43,6 +46,7 @@ from distrain.world.collectives import AloneCollectives, Collectives, HorovodCol
 from distrain.world.control import agreed
 from distrain.world.devices import inventory
 from distrain.world.start import Started, survivable
+from distrain.world.topology import World
 from distrain.world.versions import versions
 
 # What a checkpoint under way may take when the run has failed: the launcher leaves 12 s.
@@ -128,6 +132,8 @@ def _train(request: Request, started: Started, stop: StopRequest, watch: Watch, 
     collectives.broadcast(list(parts.state.variables.values()), opening.root)
     kept.parts = parts
 
+    server = agreed(control, lambda: _serve(request, world, parts, stack), holds=before is not None)
+    opening = replace(opening, server=server)
     trainer = kept.trainer = _trainer(request, started, stop, parts, collectives, saver, watch, opening)
     stack.callback(trainer.recorder.close)
     stack.push(partial(_finish_writing, trainer, kept))
@@ -139,6 +145,8 @@ def _train(request: Request, started: Started, stop: StopRequest, watch: Watch, 
         announce(opening.opened, trainer.recorder, parts.schedule, parts.trained, world, workers, opening.resized)
         for caveat in parts.training.caveats:
             trainer.recorder.line(f"note: {caveat}")
+    if server is not None:
+        trainer.recorder.line(f"live at {server.url}")
     # Once the log is cut back to where this world begins.
     trainer.saving.note(kept.untold, trainer.progress)
     kept.untold = None
@@ -157,6 +165,7 @@ class Opening:
     """From where a world goes on: from rank `root`'s state at `progress`, with what is left to do about a step.
 
     The logs were cut back to `before`. `opened` is rank 0's hold on the folder. `complete`: it was a finished run's.
+    `server` answers for rank 0, where the job wants that.
     """
 
     opened: Opened | None
@@ -166,6 +175,7 @@ class Opening:
     done: Done | None = None
     resized: bool = False
     complete: bool = False
+    server: Server | None = None
 
 
 def _open(request: Request, started: Started, parts: Parts, saver: Saver, kept: Kept, stack: ExitStack) -> Opening:
@@ -220,6 +230,22 @@ def _release(opened: Opened, saver: Saver) -> None:
     """Let others use the folder; where a checkpoint is still being written, that is left to this process's end."""
     if not saver.writing:
         opened.release()
+
+
+def _serve(request: Request, world: World, parts: Parts, stack: ExitStack) -> Server | None:
+    """Rank 0's answers to who asks how the run gets on, where the job wants them. Raises `BadInput`."""
+    job, endpoint = request.job, request.job.log.endpoint
+    if world.rank != 0 or endpoint is None:
+        return None
+    live = Live(
+        {"name": job.name, "model": job.model.name, "controller": world.controller, "version": __version__},
+        workers=world.size,
+        total_steps=parts.schedule.total_steps,
+        stall_seconds=job.parallel.stall_timeout.seconds,
+    )
+    server = Server(*endpoint, live, Report(request.folder.path))
+    stack.callback(server.close)
+    return server
 
 
 def _finish_writing(trainer: Trainer, kept: Kept, kind: type | None, error: BaseException | None, trace: Any) -> None:
@@ -299,6 +325,7 @@ def _trainer(
         epoch_examples=len(parts.training),
         display=display,
         gradients=gradients,
+        live=None if opening.server is None else opening.server.live,
         flush_seconds=flush_seconds,
     )
     fingerprint = build_fingerprint(list(parts.state.variables.values()), collectives)

@@ -160,6 +160,10 @@ def test_the_job_runs_as_it_is_written(overlay: str, tmp_path: Path) -> None:
     name = "launcher" if overlay in MPI else "train"
     command = [*container(overlay, name)["command"], *container(overlay, name)["args"]]
     assert command[0] == "distrain"
+    # Where the annotations say that Prometheus finds it.
+    annotated = [template["metadata"].get("annotations", {}) for template in templates(overlay).values()]
+    (port,) = {each["prometheus.io/port"] for each in annotated if each.get("prometheus.io/scrape") == "true"}
+    assert command[-2:] == ["-o", f"log.serve=0.0.0.0:{port}"]
     changed = [re.sub("/etc/(mpi|distrain)/", f"{tmp_path}/", word) for word in command[1:]]
     if overlay in MPI:
         assert main([changed[0], "--dry-run", *changed[1:]]) == 0

@@ -80,6 +80,23 @@ def test_paths_may_be_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "endpoint"),
+    [
+        ("null", None),
+        ("9464", ("127.0.0.1", 9464)),
+        ("'0'", ("127.0.0.1", 0)),
+        ("localhost:80", ("127.0.0.1", 80)),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),  # noqa: S104 (what is asked for)
+        ("'[::1]:80'", ("::1", 80)),
+    ],
+)
+def test_where_a_run_answers(tmp_path: Path, value: str, endpoint: tuple[str, int] | None) -> None:
+    job = load_job(write(tmp_path, SMALL), [f"log.serve={value}"])
+    assert job.log.endpoint == endpoint
+    assert check_job(resolved(job), source="resolved").log.endpoint == endpoint
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("train.batchsize=3", ["unknown key 'train.batchsize'", "did you mean 'batch_size'"]),
@@ -104,6 +121,10 @@ def test_paths_may_be_a_list(tmp_path: Path) -> None:
         ("name.foo=1", ["'name' holds 'job'"]),
         ("x", ["KEY=VALUE"]),
         ("data.train=[1", ["not valid YAML"]),
+        ("log.serve=65536", ["'log.serve'", "ADDRESS:PORT", "'65536'"]),
+        ("log.serve=example.org:80", ["'log.serve'", "ADDRESS:PORT", "'example.org:80'"]),
+        ("log.serve=::1:80", ["'log.serve'", "[::1]:9464", "'::1:80'"]),
+        ("log.serve=true", ["'log.serve'", "ADDRESS:PORT"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, override: str, words: list[str]) -> None:
