@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from itertools import pairwise
 from pathlib import Path
 
 JOB = Path(__file__).parents[2] / "launch" / "jobs" / "circles.yaml"
@@ -54,7 +55,7 @@ def main() -> None:
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     times = [record["time"] for record in map(json.loads, lines) if record["kind"] == "step"]
     speeds = [
-        (scraped, statistics.median(after - before for before, after in zip(inside, inside[1:], strict=False)))
+        (scraped, statistics.median(after - before for before, after in pairwise(inside)))
         for scraped, began, ended in turns
         if (inside := [moment for moment in times if began <= moment < ended])
     ]
