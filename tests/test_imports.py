@@ -23,6 +23,7 @@ ORDER = (
     "train",
     "use",
     "launcher",
+    "bench",
     "cli",
 )
 LAYERS = {"distrain": 0, "distrain.errors": 0, "distrain.factory": 1, "distrain.__main__": len(ORDER) + 2} | {

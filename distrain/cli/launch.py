@@ -37,7 +37,7 @@ from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
 
 # What workers can do beside training.
-AFTERWARDS = ("evaluate", "predict")
+OTHERS = ("evaluate", "predict", "bench")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,8 +74,8 @@ def main(arguments: argparse.Namespace) -> int:
     if worker and worker[0].endswith(".py"):
         return _program(arguments, worker)
     world = _world(arguments)
-    if worker[:1] and worker[0] in AFTERWARDS:
-        return _afterwards(arguments, world, worker)
+    if worker[:1] and worker[0] in OTHERS:
+        return _other(arguments, world, worker)
     parsed, job = _checked(worker)
     if world.elastic is not None:
         check_elastic(job, most=world.elastic[1])
@@ -108,12 +108,12 @@ def _program(arguments: argparse.Namespace, worker: list[str]) -> int:
     return _once(arguments, _world(arguments), worker)
 
 
-def _afterwards(arguments: argparse.Namespace, world: World, worker: list[str]) -> int:
-    """Start workers that do something with a trained model. What is wrong with that is refused before."""
+def _other(arguments: argparse.Namespace, world: World, worker: list[str]) -> int:
+    """Start workers that do something else than train. What is wrong with that is refused before."""
     # Imported here: they load what reads data, which takes longer than all else that a launcher does.
-    from distrain.cli import evaluate, predict
+    from distrain.cli import bench, evaluate, predict
 
-    command = evaluate if worker[0] == "evaluate" else predict
+    command = {"evaluate": evaluate, "predict": predict, "bench": bench}[worker[0]]
     parser = Parser(prog=f"distrain {worker[0]}")
     command.add_arguments(parser)
     command.check(parser.parse_args(worker[1:]))

@@ -10,6 +10,7 @@ distrain evaluate RUN                             how good the trained model is
 distrain predict RUN INPUT OUTPUT                 what it makes of images
 distrain export RUN TARGET                        the model for others
 distrain data check|index|pack|show ...           data, before it is trained on
+distrain bench                                    what it costs on this machine
 distrain check                                    what works here, and what to do about the rest
 """
 
@@ -34,6 +35,7 @@ COMMANDS = {
     "report": "show a run, or compare several, in one HTML file that opens offline",
     "inspect": "show what a run has come to",
     "data": "index, check, pack or show data",
+    "bench": "measure what a step, the service, the exchange, a checkpoint and a start cost here",
     "check": "show what works on this machine, and what to do about the rest",
 }
 

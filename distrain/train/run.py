@@ -103,6 +103,22 @@ def run(
 
 def _train(request: Request, started: Started, stop: StopRequest, watch: Watch, kept: Kept, stack: ExitStack) -> bool:
     """Train until the run is finished (True) or asked to stop; `stack` lets go of all that it took hold of."""
+    trainer = begin(request, started, stop, watch, kept, stack)
+    try:
+        finished = trainer.train()
+    except Exception as error:
+        error.add_note(f"after step {trainer.progress.step}")
+        raise
+    if not finished:
+        trainer.recorder.event("stopped", *trainer.place(), signal=stop.name)
+    return finished
+
+
+def begin(request: Request, started: Started, stop: StopRequest, watch: Watch, kept: Kept, stack: ExitStack) -> Trainer:
+    """All that comes before the next step: the folder opened, the state taken up, the same on every rank. Collective.
+
+    `stack` lets go of all that it took hold of. Raises as `run` does.
+    """
     job, world, control = request.job, started.world, started.control
     before = kept.trainer
 
@@ -150,14 +166,7 @@ def _train(request: Request, started: Started, stop: StopRequest, watch: Watch, 
     # Once the log is cut back to where this world begins.
     trainer.saving.note(kept.untold, trainer.progress)
     kept.untold = None
-    try:
-        finished = trainer.train()
-    except Exception as error:
-        error.add_note(f"after step {trainer.progress.step}")
-        raise
-    if not finished:
-        trainer.recorder.event("stopped", *trainer.place(), signal=stop.name)
-    return finished
+    return trainer
 
 
 @dataclass(frozen=True)

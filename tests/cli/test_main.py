@@ -32,6 +32,11 @@ JOB = str(Path(__file__).parents[2] / "launch" / "jobs" / "circles.yaml")
         (["launch", "--hosts", "a", "--hostfile", "b", "--", "train", JOB], "both"),
         (["launch", "-n", "2", "--hostfile", "/nowhere", "--", "train", JOB], "/nowhere"),
         (["inspect", "/nowhere"], "no run here"),
+        (["bench", "--turns", "0"], "--turns 0"),
+        (["bench", "--plot", "figures.pdf"], "figures.pdf"),
+        (["bench", "--only", "scaling", "-o", "train.batch_size=5"], "'train.batch_size' is 5"),
+        (["bench", "-o", "train.bach_size=5"], "train.bach_size"),
+        (["bench", "/nowhere.yaml"], "/nowhere.yaml"),
     ],
 )
 def test_is_refused_in_one_line(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,144 @@
+"""What is measured from outside, by starting worlds: how throughput grows with workers, and how long a start takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from distrain.bench.figures import Figure, interleaved, read
+from distrain.errors import RunFailed
+from distrain.launcher.command import World, start_program
+
+PAUSE_SECONDS = 0.02
+# What a user would write to be as far as the end of a first step: TensorFlow, Horovod, a sum.
+BARE = """
+import os
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import tensorflow as tf
+import horovod.tensorflow as hvd
+hvd.init()
+image = tf.keras.Input([64, 64, 1])
+model = tf.keras.Model(image, tf.keras.layers.Conv2D(2, 3)(image))
+
+@tf.function
+def step(images):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model(images) ** 2)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    return hvd.grouped_allreduce(gradients, op=hvd.Sum) if hvd.size() > 1 else gradients
+
+print(float(step(tf.ones([4, 64, 64, 1]))[0][0, 0, 0, 0]))
+"""
+
+
+class Outside:
+    """Starts worlds of `distrain bench` itself, with the `job.yaml` that is in `folder`."""
+
+    def __init__(self, folder: Path, *, controller: str, turns: int) -> None:
+        self._folder = folder
+        self._controller = controller
+        self._turns = turns
+        self._number = 0
+
+    def inside(self, parts: Sequence[str], workers: int, *, batch_size: int | None = None) -> list[Figure]:
+        """The figures of parts that are measured inside a world of so many workers. Raises `RunFailed`."""
+        process, figures = self._start(parts, workers, self._turns, batch_size)
+        self._end(process)
+        return read(figures)
+
+    def scaling(self, workers: int, batch_size: int) -> list[Figure]:
+        """Examples per second of 1 to `workers` workers; weak: each its own batch; strong: they share one.
+
+        Efficiency is against as many processes side by side that have nothing to do with each other: what the
+        machine's memory and clock give to so many.
+        """
+        counts = sorted({1, 2, workers} & set(range(1, workers + 1)))
+        each = batch_size // workers
+        kinds: dict[str, Callable[[], float]] = {}
+        for count in counts:
+            kinds[f"weak, {count}"] = partial(self._rate, count, each * count)
+            kinds[f"strong, {count}"] = partial(self._rate, count, batch_size)
+            if count > 1:
+                kinds[f"side by side, {count}"] = partial(self._side_by_side, count, each)
+        rates = interleaved(kinds, turns=max(2, self._turns // 4))
+        figures = [Figure.of("scaling", name, values, "examples/s") for name, values in rates.items()]
+        for count in counts[1:]:
+            weak = zip(rates[f"weak, {count}"], rates[f"side by side, {count}"], strict=True)
+            strong = zip(rates[f"strong, {count}"], rates["strong, 1"], strict=True)
+            weak_ratios = [ours / theirs for ours, theirs in weak]
+            strong_ratios = [ours / one / count for ours, one in strong]
+            figures.append(Figure.of("scaling", f"weak efficiency, {count} / side by side", weak_ratios, ""))
+            figures.append(Figure.of("scaling", f"strong efficiency, {count} / 1", strong_ratios, ""))
+        return figures
+
+    def startup(self, workers: int) -> list[Figure]:
+        """From the command to the end of the first step: `distrain launch`, and a bare program under mpirun."""
+        ours = [sys.executable, "-m", "distrain", "launch", "-n", str(workers), "--controller", self._controller, "--"]
+
+        def launch() -> float:
+            self._number += 1
+            run = self._folder / f"start-{self._number}"
+            began = time.monotonic()
+            short = ["-o", "train.epochs=null", "-o", "train.steps=2", "-o", "log.tensorboard=false"]
+            with subprocess.Popen(
+                [*ours, "train", str(self._folder / "job.yaml"), *short, "--run-dir", str(run)],
+                stdout=subprocess.DEVNULL,
+            ) as process:
+                log = run / "metrics.jsonl"
+                while not (log.exists() and '"kind": "step"' in log.read_text(encoding="utf-8")):
+                    if process.poll() is not None:
+                        raise RunFailed(f"'distrain launch' ended with exit code {process.returncode}")
+                    time.sleep(PAUSE_SECONDS)
+                return time.monotonic() - began
+
+        bare = start_program(World(workers, controller="mpi"), [sys.executable, "-c", BARE], {})
+
+        def mpirun() -> float:
+            began = time.monotonic()
+            subprocess.run(bare.arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+            return time.monotonic() - began
+
+        seconds = interleaved({"distrain launch": launch, "mpirun of a bare program": mpirun}, turns=self._turns)
+        ratios = [one / two for one, two in zip(*seconds.values(), strict=True)]
+        return [
+            *(Figure.of("start-up", name, values, "s") for name, values in seconds.items()),
+            Figure.of("start-up", "distrain launch / mpirun", ratios, ""),
+        ]
+
+    def _rate(self, workers: int, batch_size: int) -> float:
+        process, figures = self._start(["throughput"], workers, 2, batch_size)
+        self._end(process)
+        return read(figures)[0].median
+
+    def _side_by_side(self, count: int, batch_size: int) -> float:
+        started = [self._start(["throughput"], 1, 4, batch_size) for _ in range(count)]
+        for process, _ in started:
+            self._end(process)
+        return sum(read(figures)[0].median for _, figures in started)
+
+    def _start(
+        self, parts: Sequence[str], workers: int, turns: int, batch_size: int | None
+    ) -> tuple[subprocess.Popen[str], Path]:
+        self._number += 1
+        figures = self._folder / f"figures-{self._number}.json"
+        run = self._folder / f"run-{self._number}"
+        worker = ["bench", str(self._folder / "job.yaml"), *[word for part in parts for word in ("--only", part)]]
+        worker += ["--turns", str(turns), "--inside", str(run), "--json", str(figures)]
+        if batch_size is not None:
+            worker += ["-o", "train.batch_size_per_worker=null", "-o", f"train.batch_size={batch_size}"]
+        if workers == 1:
+            command = [sys.executable, "-m", "distrain", *worker]
+        else:
+            command = [sys.executable, "-m", "distrain", "launch", "-n", str(workers)]
+            command += ["--controller", self._controller, "--", *worker]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True), figures
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        _, errors = process.communicate()
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["without a word"])[-1]
+            raise RunFailed(f"a world that was started to be measured has failed: {last.removeprefix('distrain: ')}")
