@@ -15,6 +15,9 @@ from distrain.train.schedule import Schedule
 from distrain.train.watch import Watch
 from distrain.world.control import Control, agreed
 
+# A disk as slow as that is as good as none; where it is not, the user has to say so.
+LIMIT = "it may take as long as parallel.stall_timeout says"
+
 
 @dataclass
 class Saving:
@@ -48,7 +51,7 @@ class Saving:
         if self.rank == 0:
             # As in `save`: a run that goes on from it must find all rows up to it.
             self.recorder.flush()
-            self.watch.doing("waiting for the checkpoint before", alone=True)
+            self.watch.doing(f"waiting for the checkpoint before ({LIMIT})", alone=True)
             self.note(self.saver.begin(progress, epoch=self.schedule.epoch(progress)), progress)
 
     def poll(self, progress: Progress) -> None:
@@ -78,5 +81,5 @@ class Saving:
                 # There may be no further step to tell the others by.
                 raise self.recorder.failure
 
-        self.watch.doing("saving a checkpoint", alone=self.rank == 0)
+        self.watch.doing(f"saving a checkpoint ({LIMIT})", alone=self.rank == 0)
         agreed(self.control, write)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Keras takes these where it finds them, for plots, boxes on images and data frames in `fit`: a quarter of the time that
-# importing TensorFlow takes.
-OPTIONAL = ("matplotlib", "pandas", "cv2")
+# Keras takes these where it finds them, for plots, boxes on images, data frames in `fit` and wrappers of its models: a
+# third of the time that importing TensorFlow takes.
+OPTIONAL = ("matplotlib", "pandas", "cv2", "sklearn")
 
 # What TensorFlow says on processors that oneDNN has more for, each time and whatever TF_CPP_MIN_LOG_LEVEL asks for: it
 # does so before that is read.

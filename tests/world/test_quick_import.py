@@ -14,7 +14,7 @@ from distrain.world.quick_import import OPTIONAL, import_tensorflow
 import_tensorflow()
 assert {"tensorflow", "keras"} <= set(sys.modules), "not imported"
 print(sorted(name for name in OPTIONAL if name in sys.modules))
-import cv2, matplotlib.pyplot, pandas, keras
+import cv2, matplotlib.pyplot, pandas, sklearn, keras
 print(keras.Sequential([keras.layers.Dense(1)])(keras.ops.ones((2, 3))).shape)
 """
 
