@@ -31,7 +31,13 @@ ALTERNATIVES: dict[str, dict[str, type[BaseModel]]] = {
     },
     "model": {"unet": schema.UNet, "application": schema.Application, CUSTOM: schema.CustomModel},
     "loss": {"cross_entropy": schema.CrossEntropy, "dice": schema.Dice, CUSTOM: schema.CustomLoss},
-    "optimizer": {"momentum": schema.Momentum, "adam": schema.Adam, CUSTOM: schema.CustomOptimizer},
+    "optimizer": {
+        "momentum": schema.Momentum,
+        "adam": schema.Adam,
+        "lars": schema.LARS,
+        "lamb": schema.LAMB,
+        CUSTOM: schema.CustomOptimizer,
+    },
 }
 ALTERNATIVES["data.validation"] = ALTERNATIVES["data.train"]
 

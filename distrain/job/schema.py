@@ -328,15 +328,22 @@ LossChoice = Annotated[
 
 
 class Decaying(Section):
-    """Learning rate with a staircase exponential decay: `learning_rate * decay_rate ** (steps // decay_every)`."""
+    """Learning rate with a staircase exponential decay: `learning_rate * decay_rate ** (steps // decay_every)`.
 
+    With `scale_from` it is for batches of so many examples, and multiplied by `batch_size / scale_from`, or by its
+    square root. During `warm_up` it rises to that, in equal parts.
+    """
+
+    warm_up: Duration | None = Field(None, description="How long the learning rate rises to its first stair.")
+    scale_from: int | None = Field(None, ge=1, description="The batch size that `learning_rate` is for; any if unset.")
+    scaling: Literal["linear", "sqrt"] = Field("linear", description="How it grows with the batch from there.")
     decay_rate: float = Field(1.0, gt=0, description="Factor of the learning rate at each stair; 1 is no decay.")
     decay_every: Duration = Field(Duration(1, "epoch"), description="Length of a stair.")
 
-    @field_validator("decay_every")
+    @field_validator("decay_every", "warm_up")
     @classmethod
-    def _counted(cls, value: Duration) -> Duration:
-        if value.timed:
+    def _counted(cls, value: Duration | None) -> Duration | None:
+        if value is not None and value.timed:
             raise ValueError(f"expected steps, epochs or examples, got '{value}'")
         return value
 
@@ -360,6 +367,28 @@ class Adam(Decaying):
     epsilon: float = Field(1e-7, gt=0, description="Added to the denominator.")
 
 
+class LARS(Decaying):
+    """Momentum with a rate fitted to each layer's weights and gradient, for large batches."""
+
+    name: Literal["lars"]
+    learning_rate: float = Field(1.0, gt=0, description="Learning rate of the first stair.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Share of the last update that is added to the next.")
+    trust: float = Field(0.001, gt=0, description="The part of a layer's norm that a step of learning rate 1 moves.")
+    decay: float = Field(0.0, ge=0, description="Factor of the weights that is added to their gradient.")
+    nesterov: bool = Field(False, description="Nesterov's form.")
+
+
+class LAMB(Decaying):
+    """Adam with a rate fitted to each layer, for large batches, as Keras has it."""
+
+    name: Literal["lamb"]
+    learning_rate: float = Field(0.001, gt=0, description="Learning rate of the first stair.")
+    beta_1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta_2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment.")
+    epsilon: float = Field(1e-7, gt=0, description="Added to the denominator.")
+    decay: float = Field(0.0, ge=0, description="Part of the weights that a step of learning rate 1 takes off them.")
+
+
 class CustomOptimizer(Custom):
     """A user's own optimizer."""
 
@@ -367,7 +396,11 @@ class CustomOptimizer(Custom):
 
 
 OptimizerChoice = Annotated[
-    Annotated[Momentum, Tag("momentum")] | Annotated[Adam, Tag("adam")] | Annotated[CustomOptimizer, Tag(CUSTOM)],
+    Annotated[Momentum, Tag("momentum")]
+    | Annotated[Adam, Tag("adam")]
+    | Annotated[LARS, Tag("lars")]
+    | Annotated[LAMB, Tag("lamb")]
+    | Annotated[CustomOptimizer, Tag(CUSTOM)],
     _chosen("name", default="momentum"),
 ]
 

@@ -12,6 +12,7 @@ from distrain.data.order import mix
 from distrain.data.provider import ExampleSpec
 from distrain.errors import BadInput
 from distrain.factory import call_factory
+from distrain.job import schema
 from distrain.job.schema import (
     Adam,
     Application,
@@ -29,6 +30,7 @@ from distrain.job.schema import (
     UNet,
 )
 from distrain.model.losses import Loss, cross_entropy, dice
+from distrain.model.optimizers import LARS, WarmUp
 from distrain.model.unet import build_unet
 
 
@@ -155,12 +157,22 @@ def _optimizer(options: OptimizerChoice, *, batch_size: int, epoch_steps: int) -
     rate = _learning_rate(options, options.learning_rate, batch_size=batch_size, epoch_steps=epoch_steps)
     if isinstance(options, Adam):
         return keras.optimizers.Adam(rate, options.beta_1, options.beta_2, options.epsilon)
+    if isinstance(options, schema.LARS):
+        return LARS(rate, options.momentum, options.trust, options.decay, options.nesterov)
+    if isinstance(options, schema.LAMB):
+        decay = options.decay or None
+        return keras.optimizers.Lamb(rate, options.beta_1, options.beta_2, options.epsilon, weight_decay=decay)
     assert isinstance(options, Momentum)
     return keras.optimizers.SGD(rate, momentum=options.momentum, nesterov=options.nesterov)
 
 
 def _learning_rate(options: Decaying, first: float, *, batch_size: int, epoch_steps: int) -> Any:
-    if options.decay_rate == 1:
-        return first
-    stair = options.decay_every.steps(batch_size=batch_size, epoch_steps=epoch_steps)
-    return keras.optimizers.schedules.ExponentialDecay(first, stair, options.decay_rate, staircase=True)
+    if options.scale_from is not None:
+        larger = batch_size / options.scale_from
+        first *= larger if options.scaling == "linear" else larger**0.5
+    counted = {"batch_size": batch_size, "epoch_steps": epoch_steps}
+    rate: Any = first
+    if options.decay_rate != 1:
+        stair = options.decay_every.steps(**counted)
+        rate = keras.optimizers.schedules.ExponentialDecay(first, stair, options.decay_rate, staircase=True)
+    return rate if options.warm_up is None else WarmUp(options.warm_up.steps(**counted), rate)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from distrain.data.provider import ExampleSpec
 from distrain.errors import BadInput
 from distrain.model.build import Trained, build
+from distrain.model.optimizers import LARS
 from tests.small_models import SPEC, make_trained
 from tests.support import make_job
 
@@ -29,6 +30,8 @@ def _build(spec: ExampleSpec = PIXELS, **sections: Any) -> Trained:
         ({}, keras.optimizers.SGD, {"momentum": 0.2, "nesterov": False}),
         ({"momentum": 0.9, "nesterov": True}, keras.optimizers.SGD, {"momentum": 0.9, "nesterov": True}),
         ({"name": "adam", "beta_1": 0.8}, keras.optimizers.Adam, {"beta_1": 0.8, "beta_2": 0.999, "epsilon": 1e-7}),
+        ({"name": "lars", "trust": 0.5, "decay": 0.1}, LARS, {"momentum": 0.9, "trust": 0.5, "decay": 0.1}),
+        ({"name": "lamb", "decay": 0.1}, keras.optimizers.Lamb, {"beta_1": 0.9, "weight_decay": 0.1}),
         ({"name": "tests.small_models:ftrl", "rate": 0.5}, keras.optimizers.Ftrl, {"learning_rate": 0.5}),
     ],
 )
@@ -50,6 +53,34 @@ def test_the_learning_rate_falls_by_stairs(every: str, length: int) -> None:
         rates.append(float(optimizer.learning_rate))
     # Keras computes the schedule in float32.
     np.testing.assert_allclose(rates, [0.2] * length + [0.1] * length + [0.05], rtol=1e-6)
+
+
+def _rates(steps: int, **section: Any) -> list[float]:
+    optimizer = _build(optimizer=section).optimizer
+    rates = []
+    for step in range(steps):
+        optimizer.iterations.assign(step)
+        rates.append(float(optimizer.learning_rate))
+    return rates
+
+
+@pytest.mark.parametrize(("warm_up", "steps"), [("4 steps", 4), ("1 epoch", 5), (1, 1)])
+def test_the_learning_rate_rises_first(warm_up: int | str, steps: int) -> None:
+    expected = [0.2 * min(1, (step + 1) / steps) for step in range(8)]
+    np.testing.assert_allclose(_rates(8, learning_rate=0.2, warm_up=warm_up), expected, rtol=1e-6)
+
+
+def test_stairs_are_counted_from_the_first_step_of_the_rise() -> None:
+    rates = _rates(8, learning_rate=0.2, warm_up=4, decay_rate=0.5, decay_every=6)
+    np.testing.assert_allclose(rates, [0.05, 0.1, 0.15, 0.2, 0.2, 0.2, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("section", "rate"),
+    [({"scale_from": 1}, 0.8), ({"scale_from": 8}, 0.1), ({"scale_from": 1, "scaling": "sqrt"}, 0.4), ({}, 0.2)],
+)
+def test_the_learning_rate_grows_with_the_batch(section: dict[str, Any], rate: float) -> None:
+    np.testing.assert_allclose(_rates(1, learning_rate=0.2, **section), [rate], rtol=1e-6)
 
 
 def test_without_decay_the_rate_is_a_constant() -> None:
