@@ -15,7 +15,7 @@ from distrain.job.schema import Job
 from distrain.model.build import Trained, build
 from distrain.step.train_step import FLAGS, build_train_step, crop_labels
 from distrain.train.opening import Request
-from distrain.train.run import Kept, begin
+from distrain.train.run import Kept, begin, wire
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
@@ -55,6 +55,7 @@ class Inside:
                 world,
                 accumulate=job.train.accumulate,
                 clip_norm=job.train.clip_norm,
+                wire=wire(job, parts.schedule, world),
             )
             return self._repeating(lambda *batch: float(step(*batch).loss))
 
@@ -231,7 +232,7 @@ def _gradients(trained: Trained) -> Callable[..., tuple[tf.Tensor, list[tf.Tenso
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         variables = trained.model.trainable_variables
         with tf.GradientTape() as tape:
-            logits = trained.model(tf.cast(images, variables[0].dtype), training=True)
+            logits = trained.logits(images, training=True)
             loss = tf.reduce_mean(trained.loss(crop_labels(labels, logits), logits))
         return loss, tape.gradient(loss, variables)
 

@@ -47,6 +47,11 @@ class Trained:
         """The trainable weights as TensorFlow's variables, in the model's order."""
         return [weight.value for weight in self.model.trainable_variables]
 
+    def logits(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """What the model makes of images, in the weights' precision, whatever its layers compute in."""
+        dtype = self.trainable()[0].dtype
+        return tf.cast(self.model(tf.cast(images, dtype), training=training), dtype)
+
     def buffers(self) -> list[tf.Variable]:
         """Weights that the forward pass updates, such as the moving averages of batch normalisation."""
         return [weight.value for weight in self.model.non_trainable_weights]
@@ -73,7 +78,7 @@ def build(job: Job, spec: ExampleSpec, *, batch_size: int, epoch_steps: int) -> 
 
 def build_model(job: Job, spec: ExampleSpec) -> keras.Model:
     """The model alone. Raises as `build`."""
-    keras.config.set_floatx(job.train.precision)
+    keras.config.set_floatx("float64" if job.train.precision == "float64" else "float32")
     keras.config.set_dtype_policy(job.train.precision)
     keras.utils.set_random_seed(mix(job.seed) % 2**31)
     model = _model(job.model, spec, seed=mix(job.seed) % 2**31)

@@ -20,10 +20,9 @@ def build_evaluate_step(trained: Trained, spec: ExampleSpec) -> EvaluateStep:
     It returns each example's loss, the counts of (true class, predicted class) over all pixels or images of the batch,
     and the predicted class of each pixel or image, int32.
     """
-    dtype = trained.trainable()[0].dtype
 
     def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        logits = trained.model(tf.cast(images, dtype), training=False)
+        logits = trained.logits(images, training=False)
         labels = crop_labels(labels, logits)
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
         confusion = tf.math.confusion_matrix(

@@ -6,6 +6,7 @@ the allreduce gave to all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,29 @@ class StepResult(NamedTuple):
     turn: tf.Tensor
 
 
+class Wire(NamedTuple):
+    """Sends sums of gradients in `dtype`, over a power of two that makes them about as large as the mean's parts.
+
+    What is too large for `dtype` becomes infinite on all ranks, and the step is left out.
+    """
+
+    dtype: tf.DType
+    divisor: float
+
+    @classmethod
+    def for_batches_of(cls, batch_size: int, dtype: tf.DType = tf.float16) -> Wire:
+        """How to send sums over the examples of such batches."""
+        return cls(dtype, 2.0 ** math.ceil(math.log2(batch_size)))
+
+    def packed(self, value: tf.Tensor) -> tf.Tensor:
+        """What is sent for one rank's sum."""
+        return tf.cast(value / tf.cast(self.divisor, value.dtype), self.dtype)
+
+    def unpacked(self, value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """The sum that all ranks' parts came to."""
+        return tf.cast(value, dtype) * tf.cast(self.divisor, dtype)
+
+
 # images [b, h, w, c], labels [b, ...], weights [b] (1, or 0 for an example that only fills up an empty share),
 # random key [2] uint32, flags [5].
 TrainStep = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], StepResult]
@@ -64,8 +88,12 @@ def build_train_step(
     *,
     accumulate: int = 1,
     clip_norm: float | None = None,
+    wire: Wire | None = None,
 ) -> TrainStep:
-    """The compiled step for examples of `spec`; it is traced once, whatever the sizes of the shares."""
+    """The compiled step for examples of `spec`; it is traced once, whatever the sizes of the shares.
+
+    `wire` is how gradients are sent, as they are where it is None.
+    """
     variables = trained.trainable()
     buffers = trained.buffers()
     averaged = [number for number, buffer in enumerate(buffers) if buffer.dtype.is_floating]
@@ -93,12 +121,15 @@ def build_train_step(
         changes = [
             (buffers[number] - buffers_before[number]) * tf.cast(count, buffers[number].dtype) for number in averaged
         ]
-        summed = collectives.sum_group([*local, *changes, tf.concat(pieces, axis=0)])
+        sent = local if wire is None else [wire.packed(gradient) for gradient in local]
+        summed = collectives.sum_group([*sent, *changes, tf.concat(pieces, axis=0)])
         sums, flags, local_squares, told = tf.split(summed[-1], [piece.shape[0] for piece in pieces])
         loss_sum, examples, groups = tf.unstack(sums)
         reports = tf.reshape(told, reports.shape)
         loss = loss_sum / examples
-        gradients = [Gradient(total, examples) for total in summed[: len(variables)]]
+        totals = summed[: len(variables)]
+        totals = totals if wire is None else [wire.unpacked(total, dtype) for total in totals]
+        gradients = [Gradient(total, examples) for total in totals]
         buffers_after = [
             buffers_before[number] + change / tf.cast(examples, change.dtype)
             for number, change in zip(averaged, summed[len(variables) : -1], strict=True)
@@ -181,7 +212,7 @@ def _summed(part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
     trained = part.trained
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(part.variables)
-        logits = trained.model(tf.cast(images, weights.dtype), training=True)
+        logits = trained.logits(images, training=True)
         losses = tf.cast(trained.loss(crop_labels(labels, logits), logits), weights.dtype)
         # An example of weight 0 must not count even where its loss is not finite.
         loss_sum = tf.reduce_sum(tf.math.multiply_no_nan(losses, weights))

@@ -31,7 +31,7 @@ from distrain.log.serve import Report, Server
 from distrain.model.build import Trained, build
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint, verify
-from distrain.step.train_step import build_train_step
+from distrain.step.train_step import Wire, build_train_step
 from distrain.train.opening import Opened, Request, open_run, reopen
 from distrain.train.saving import Saving
 from distrain.train.schedule import Schedule, make_schedule
@@ -295,6 +295,13 @@ def build_parts(job: Job, started: Started, watch: Watch) -> Parts:
     return Parts(training, validation, schedule, trained, statistics, ReplicaState(trained, statistics))
 
 
+def wire(job: Job, schedule: Schedule, world: World) -> Wire | None:
+    """How the job wants gradients sent; alone there is nowhere to send them."""
+    if world.size == 1 or job.train.compression == "none":
+        return None
+    return Wire.for_batches_of(schedule.plan.batch_size)
+
+
 def make_statistics(options: Gradients, trained: Trained) -> GradientStatistics:
     """The statistics of the model's gradients as the job asks for them."""
     return GradientStatistics(
@@ -353,6 +360,7 @@ def _trainer(
             world,
             accumulate=job.train.accumulate,
             clip_norm=job.train.clip_norm,
+            wire=wire(job, parts.schedule, world),
         ),
         verify=lambda step: verify(fingerprint, list(parts.state.variables), started.control, step),
         saving=Saving(job, world.rank, started.control, parts.schedule, saver, recorder, watch),

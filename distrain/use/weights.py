@@ -13,7 +13,10 @@ from distrain.use.saved import Saved
 
 def trained_model(saved: Saved, spec: ExampleSpec | None = None) -> keras.Model:
     """The trained model, built for examples of `spec`; as it was trained where left out. Raises `BadInput`."""
-    model = build_model(saved.job, spec or saved.spec)
+    # Its weights are float32 then: what is computed from them may well be, too.
+    mixed = saved.job.train.precision.startswith("mixed")
+    train = saved.job.train.model_copy(update={"precision": "float32"}) if mixed else saved.job.train
+    model = build_model(saved.job.model_copy(update={"train": train}), spec or saved.spec)
     take_up(model, saved)
     return model
 

@@ -16,7 +16,7 @@ class Collectives(Protocol):
     """Reductions over all ranks; each call is collective, and usable inside a `tf.function`."""
 
     def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The sum over ranks of each tensor, by one grouped allreduce; shapes and dtypes stay."""
+        """The sum over ranks of each tensor, by one grouped allreduce for each dtype; shapes and dtypes stay."""
         ...
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
@@ -53,7 +53,13 @@ class HorovodCollectives:
 
     def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         # The inputs must not be constants: TensorFlow folds a collective of constants into its first result.
-        return list(self._hvd.grouped_allreduce(list(tensors), op=self._hvd.Sum, name=self._step))
+        summed: dict[int, tf.Tensor] = {}
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [number for number, tensor in enumerate(tensors) if tensor.dtype == dtype]
+            group = [tensors[number] for number in alike]
+            name = f"{self._step}.{dtype.name}"
+            summed |= zip(alike, self._hvd.grouped_allreduce(group, op=self._hvd.Sum, name=name), strict=True)
+        return [summed[number] for number in range(len(tensors))]
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return self._hvd.allreduce(tensor, op=self._hvd.Max, name="distrain.maximum")

@@ -1,0 +1,58 @@
+"""What large batches and fast hardware ask for, in real worlds: compression, mixed precision, fitted rates, warm-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.processes.worlds import WAYS, inspect, records, trained, write_job
+
+pytestmark = pytest.mark.processes
+
+WAYS.setdefault("three", [*WAYS["launch"][:4], "-n", "3", "--"])
+STEPS = 24
+
+
+def _losses(folder: Path, way: str, train: dict[str, Any], optimizer: dict[str, Any]) -> list[float]:
+    job = write_job(
+        folder,
+        train={"batch_size": 7, "epochs": None, "steps": STEPS, **train},
+        optimizer={"name": "momentum", "learning_rate": 0.02, **optimizer},
+        # Each step proves that all ranks hold the same bits.
+        parallel={"verify_every": 1},
+        log={"tensorboard": False},
+    )
+    trained(way, job, "--run-dir", folder / way)
+    assert inspect(folder / way)["finished"]
+    return [record["loss"] for record in records(folder / way, "step")]
+
+
+def test_compressed_gradients_train_as_the_whole_ones_do(tmp_path: Path) -> None:
+    whole = _losses(tmp_path, "alone", {}, {})
+    compressed = _losses(tmp_path, "launch", {"compression": "float16"}, {})
+    np.testing.assert_allclose(compressed, whole, rtol=2e-3)
+    assert compressed != whole
+    assert compressed[-1] < compressed[0]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("train", "optimizer", "tolerance"),
+    [
+        ({"precision": "float64", "accumulate": 2, "clip_norm": 0.5}, {"warm_up": 5, "scale_from": 4}, 1e-10),
+        ({"precision": "float64"}, {"name": "lars", "learning_rate": 20.0, "trust": 0.01, "decay": 1e-4}, 1e-10),
+        ({"precision": "float64"}, {"name": "lamb", "learning_rate": 0.01, "decay": 0.01}, 1e-10),
+        ({"precision": "mixed_bfloat16"}, {}, 3e-2),
+        ({"precision": "mixed_bfloat16", "compression": "float16"}, {"name": "lars", "learning_rate": 20.0}, 3e-2),
+    ],
+)
+def test_one_two_and_three_workers_train_alike(
+    train: dict[str, Any], optimizer: dict[str, Any], tolerance: float, tmp_path: Path
+) -> None:
+    losses = [_losses(tmp_path, way, train, optimizer) for way in ("alone", "launch", "three")]
+    assert losses[0][-1] < losses[0][0]
+    for other in losses[1:]:
+        np.testing.assert_allclose(other, losses[0], rtol=tolerance)
