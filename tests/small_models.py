@@ -80,6 +80,15 @@ def pixels(spec: ExampleSpec) -> keras.Model:
     return keras.Model(image, keras.layers.Conv2D(spec.classes + 1, 1)(image))
 
 
+def normalised_pixels(spec: ExampleSpec) -> keras.Model:
+    """Classes of pixels, by two convolutions with batch normalisation between them."""
+    image = keras.Input(spec.image_shape)
+    value = keras.layers.Conv2D(4, 3, padding="same", name="first")(image)
+    value = keras.layers.BatchNormalization(name="norm")(value)
+    value = keras.layers.Activation("relu")(value)
+    return keras.Model(image, keras.layers.Conv2D(spec.classes, 3, padding="same", name="second")(value))
+
+
 def no_model(spec: ExampleSpec) -> str:
     return "model"
 
@@ -153,6 +162,9 @@ class OtherRank:
 
         summed = tf.numpy_function(add, list(tensors), [tensor.dtype for tensor in tensors])
         return [tf.ensure_shape(one, tensor.shape) for one, tensor in zip(summed, tensors, strict=True)]
+
+    def named(self, name: str) -> OtherRank:
+        return self
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return tensor

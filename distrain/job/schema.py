@@ -426,6 +426,7 @@ class Train(Section):
     )
     accumulate: int = Field(1, ge=1, description="Micro-batches that a worker's share of a step is split into.")
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient to this global norm.")
+    sync_batch_norm: bool = Field(False, description="Batch normalisation over the examples of all workers.")
     max_bad_steps: int = Field(3, ge=1, description="Non-finite steps in a row that end the run.")
 
     @model_validator(mode="after")
@@ -434,6 +435,10 @@ class Train(Section):
             raise ValueError("expected batch_size or batch_size_per_worker, got both")
         if self.epochs is not None and self.steps is not None:
             raise ValueError("expected epochs or steps, got both")
+        if self.sync_batch_norm and self.accumulate > 1:
+            raise ValueError(
+                "expected sync_batch_norm or accumulate, got both: micro-batches are normalised one by one"
+            )
         return self
 
 

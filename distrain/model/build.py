@@ -31,6 +31,7 @@ from distrain.job.schema import (
 )
 from distrain.model.losses import Loss, cross_entropy, dice
 from distrain.model.optimizers import LARS, WarmUp
+from distrain.model.sync_batch_norm import synchronised
 from distrain.model.unet import build_unet
 
 
@@ -83,7 +84,7 @@ def build_model(job: Job, spec: ExampleSpec) -> keras.Model:
     keras.utils.set_random_seed(mix(job.seed) % 2**31)
     model = _model(job.model, spec, seed=mix(job.seed) % 2**31)
     _check_output(model, spec)
-    return model
+    return synchronised(model) if job.train.sync_batch_norm else model
 
 
 def input_shape(model: keras.Model, spec: ExampleSpec) -> tuple[int | None, int | None, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from distrain.model.dropout import Dropout
+from distrain.model.sync_batch_norm import StepBatchNormalization
 from distrain.model.unet import CropAndConcatenate
 
 Crop = tuple[tuple[int, int], tuple[int, int]]
@@ -74,4 +75,6 @@ def _stock(layer: keras.layers.Layer) -> keras.layers.Layer:
         return keras.layers.Dropout(1 - layer.keep, seed=layer.seed, **common)
     if isinstance(layer, CropAndConcatenate):
         return keras.layers.Concatenate(**common)
+    if isinstance(layer, StepBatchNormalization):
+        return keras.layers.BatchNormalization.from_config(layer.get_config())
     return layer.__class__.from_config(layer.get_config())

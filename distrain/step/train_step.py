@@ -18,6 +18,7 @@ from distrain.gradients.measures import Moments, RankMoments
 from distrain.gradients.running_mean import sum_of_squares
 from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution
 from distrain.model.build import Trained
+from distrain.model.sync_batch_norm import Exchange, exchanging
 from distrain.model.unet import centre
 from distrain.step import rank_reports
 from distrain.step.update import Update
@@ -101,7 +102,7 @@ def build_train_step(
     update = Update(trained, statistics)
     # With one group in all, what it saw is what all saw.
     several = statistics is not None and world.size * accumulate > 1
-    part = Part(trained, variables, statistics if several else None)
+    part = Part(trained, variables, statistics if several else None, collectives)
 
     def step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> StepResult:
         _set_random_states(trained.random_states(), key)
@@ -176,6 +177,7 @@ class Part(NamedTuple):
     trained: Trained
     variables: Sequence[tf.Variable]
     statistics: GradientStatistics | None
+    collectives: Collectives
 
     def measure(self, sums: Sequence[tf.Tensor], count: tf.Tensor) -> Contribution:
         """What the sums over `count` examples add to the statistics."""
@@ -210,7 +212,8 @@ def _accumulated(
 def _summed(part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Sum over examples of weighted losses, and its gradients; regularisation counts once for each example."""
     trained = part.trained
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    exchange = Exchange(part.collectives.named, weights)
+    with exchanging(exchange), tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(part.variables)
         logits = trained.logits(images, training=True)
         losses = tf.cast(trained.loss(crop_labels(labels, logits), logits), weights.dtype)

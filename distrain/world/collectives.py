@@ -19,6 +19,10 @@ class Collectives(Protocol):
         """The sum over ranks of each tensor, by one grouped allreduce for each dtype; shapes and dtypes stay."""
         ...
 
+    def named(self, name: str) -> Collectives:
+        """The same, whose sums may go on while those of another name do."""
+        ...
+
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         """The element-wise maximum over ranks."""
         ...
@@ -33,6 +37,9 @@ class AloneCollectives:
 
     def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         return list(tensors)
+
+    def named(self, name: str) -> Collectives:
+        return self
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return tensor
@@ -60,6 +67,9 @@ class HorovodCollectives:
             name = f"{self._step}.{dtype.name}"
             summed |= zip(alike, self._hvd.grouped_allreduce(group, op=self._hvd.Sum, name=name), strict=True)
         return [summed[number] for number in range(len(tensors))]
+
+    def named(self, name: str) -> Collectives:
+        return HorovodCollectives(self._hvd, name)
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return self._hvd.allreduce(tensor, op=self._hvd.Max, name="distrain.maximum")

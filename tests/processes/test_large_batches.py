@@ -38,6 +38,24 @@ def test_compressed_gradients_train_as_the_whole_ones_do(tmp_path: Path) -> None
     assert compressed[-1] < compressed[0]
 
 
+def test_synchronised_batch_normalisation_does_not_depend_on_the_workers(tmp_path: Path) -> None:
+    """Batches of 7 of 50 examples: one worker's share is larger than the other's, and that of the last is empty."""
+    model = {"name": "tests.small_models:normalised_pixels"}
+    losses = []
+    for way in ("alone", "launch"):
+        job = write_job(
+            tmp_path,
+            train={"batch_size": 7, "epochs": 3, "precision": "float64", "sync_batch_norm": True},
+            model=model,
+            parallel={"verify_every": 1},
+        )
+        trained(way, job, "--run-dir", tmp_path / way)
+        losses.append([record["loss"] for kind in ("step", "validation") for record in records(tmp_path / way, kind)])
+    assert len(losses[0]) == 3 * 8 + 3
+    assert losses[0][23] < losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-10)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize(
     ("train", "optimizer", "tolerance"),
