@@ -21,8 +21,14 @@ def build_fingerprint(variables: Sequence[tf.Variable], collectives: Collectives
     The verdict is the same on every rank: one maximum over ranks of (f, -f) holds both the largest and the smallest.
     """
 
+    # Traced once for each dtype, not for each variable: a run waits for it before its first step.
+    hashes = {
+        dtype: tf.function(_hash, input_signature=[tf.TensorSpec([None], dtype)], autograph=False)
+        for dtype in {variable.dtype for variable in variables}
+    }
+
     def compare() -> tuple[tf.Tensor, tf.Tensor]:
-        own = tf.stack([_hash(variable) for variable in variables])
+        own = tf.stack([hashes[variable.dtype](tf.reshape(variable, [-1])) for variable in variables])
         extremes = collectives.maximum(tf.concat([own, -own], axis=0))
         largest, negated_smallest = tf.split(extremes, 2)
         return own, tf.reduce_all(largest == -negated_smallest)
@@ -57,9 +63,8 @@ def verify(fingerprint: Fingerprint, names: Sequence[str], control: Control, ste
     )
 
 
-def _hash(variable: tf.Variable) -> tf.Tensor:
-    """The variable's bits as integers, summed with weights that depend on the place; wraps at 64 bits."""
-    value = tf.reshape(tf.convert_to_tensor(variable), [-1])
+def _hash(value: tf.Tensor) -> tf.Tensor:
+    """The bits of a vector as integers, summed with weights that depend on the place; wraps at 64 bits."""
     width = value.dtype.size
     integer = {1: tf.uint8, 2: tf.int16, 4: tf.int32, 8: tf.int64}[width]
     bits = tf.cast(tf.bitcast(value, integer) if value.dtype != integer else value, tf.int64)
