@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.bench.figures import Figure, interleaved
+from distrain.bench.outside import SIZES
 from distrain.job.schema import Job
 from distrain.model.build import Trained, build
 from distrain.step.train_step import FLAGS, build_train_step, crop_labels
@@ -23,7 +25,6 @@ from distrain.world.plain_mpi import sum_in_place
 from distrain.world.start import Started
 
 STEPS = 10
-SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 22, 25_000_000)  # float32 numbers
 EXCHANGES = 8
 
 
@@ -152,6 +153,18 @@ class Inside:
         batch = trainer.schedule.plan.batch_size
         return [Figure.of("throughput", "service", [STEPS * batch / value for value in seconds], "per second")]
 
+    def steps(self) -> list[Figure]:
+        """Single steps of the service, with what they vary by from one to the next, and the bytes of the gradients."""
+        self._one_step()
+        times = [self._seconds(self._one_step) for _ in range(STEPS * self._turns)]
+        size = sum(variable.shape.num_elements() * variable.dtype.size for variable in self._parts.trained.trainable())
+        return [
+            Figure.of("steps", "a step", [1000 * value for value in times], "ms"),
+            # What a clock of others' making adds now and then says nothing of the step: the middle half is taken.
+            Figure.of("steps", "deviation", [1000 * _deviation(times)], "ms"),
+            Figure.of("steps", "gradients", [float(size)], "bytes"),
+        ]
+
     def _one_step(self) -> None:
         trainer = self._trainer
         trainer.after(trainer.make_step(trainer.batches.next()))
@@ -222,6 +235,12 @@ class Inside:
             summed()[:1].numpy()
 
         return one
+
+
+def _deviation(values: list[float]) -> float:
+    """The standard deviation of normal values with the same quartiles."""
+    lower, _, upper = statistics.quantiles(values, n=4)
+    return (upper - lower) / 1.349
 
 
 def _gradients(trained: Trained) -> Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]:

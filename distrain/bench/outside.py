@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from distrain.bench.figures import Figure, interleaved, read
+from distrain.bench.simulate import Cluster, Failures, Link, Worker, fitted, predict, ring
 from distrain.errors import RunFailed
 from distrain.launcher.command import World, start_program
 
 PAUSE_SECONDS = 0.02
+SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 22, 25_000_000)  # float32 numbers that are exchanged
 # What a user would write to be as far as the end of a first step: TensorFlow, Horovod, a sum.
 BARE = """
 import os
@@ -33,6 +36,16 @@ def step(images):
 
 print(float(step(tf.ones([4, 64, 64, 1]))[0][0, 0, 0, 0]))
 """
+
+
+@dataclass(frozen=True)
+class Network:
+    """What worlds that are not here are made of: seconds, bytes a second, workers on a host, how they fail."""
+
+    latency: float
+    bandwidth: float
+    per_host: int = 1
+    failures: Failures | None = None
 
 
 class Outside:
@@ -73,6 +86,40 @@ class Outside:
             strong_ratios = [ours / one / count for ours, one in strong]
             figures.append(Figure.of("scaling", f"weak efficiency, {count} / side by side", weak_ratios, ""))
             figures.append(Figure.of("scaling", f"strong efficiency, {count} / 1", strong_ratios, ""))
+        return figures
+
+    def simulation(self, workers: int, batch_size: int, network: Network) -> list[Figure]:
+        """What worlds of 2 to 4096 workers would come to, and how well the same says what was measured here.
+
+        A step of one worker and the exchange of `workers` are measured; the one prediction that can be is compared.
+        """
+        alone = {figure.name: figure for figure in self.inside(["steps"], 1, batch_size=batch_size // workers)}
+        together = self.inside(["steps", "allreduce"], workers, batch_size=batch_size)
+        measured = next(figure for figure in together if figure.name == "a step")
+        size = alone["gradients"].median
+        times = {figure.name: figure.median / 1000 for figure in together if figure.name.startswith("Horovod")}
+        sizes = [float(4 * count) for count in SIZES]
+        here = fitted(sizes, list(times.values()), workers)
+        cluster_here = Cluster(here, here, per_host=workers)
+        bounds = [getattr(alone["a step"], bound) / 1000 for bound in ("median", "low", "high")]
+        deviation = alone["deviation"].median / 1000
+        (tried,) = predict([workers], Worker(bounds[0], deviation), size, cluster_here)
+        figures = [
+            Figure.of("simulation", f"{workers} workers here, predicted", [1000 * tried.step], "ms"),
+            Figure.of(
+                "simulation", f"{workers} workers here, predicted / measured", [tried.step * 1000 / measured.median], ""
+            ),
+        ]
+        link = Link(network.latency, network.bandwidth)
+        # What agreeing costs beyond the messages' own time is Horovod's, here as elsewhere.
+        agreeing = max(0.0, min(times.values()) - ring(sizes[0], workers, here)) / max(1, (workers - 1).bit_length())
+        cluster = Cluster(here, link, per_host=network.per_host, agreeing=agreeing)
+        failures = None if network.failures is None else network.failures
+        for count in (2**power for power in range(1, 13)):
+            spread = [predict([count], Worker(step, deviation), size, cluster, failures)[0] for step in bounds]
+            values = [one.efficiency * one.goodput for one in spread]
+            what = "efficiency" if failures is None else "efficiency x goodput"
+            figures.append(Figure("simulation", f"{what}, {count} workers", values[0], min(values), max(values), "", 1))
         return figures
 
     def startup(self, workers: int) -> list[Figure]:

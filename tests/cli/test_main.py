@@ -33,6 +33,8 @@ JOB = str(Path(__file__).parents[2] / "launch" / "jobs" / "circles.yaml")
         (["launch", "-n", "2", "--hostfile", "/nowhere", "--", "train", JOB], "/nowhere"),
         (["inspect", "/nowhere"], "no run here"),
         (["bench", "--turns", "0"], "--turns 0"),
+        (["bench", "--network", "10Gbit"], "'10Gbit'"),
+        (["bench", "--fails-every", "0"], "--fails-every 0"),
         (["bench", "--plot", "figures.pdf"], "figures.pdf"),
         (["bench", "--only", "scaling", "-o", "train.batch_size=5"], "'train.batch_size' is 5"),
         (["bench", "-o", "train.bach_size=5"], "train.bach_size"),

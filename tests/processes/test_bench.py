@@ -46,7 +46,11 @@ def test_what_is_measured_inside_a_world(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_what_is_measured_by_starting_worlds(tmp_path: Path) -> None:
-    found = _bench(tmp_path, "--only", "scaling", "--only", "startup")
+    found = _bench(tmp_path, "--only", "scaling", "--only", "startup", "--only", "simulation")
     assert {"weak, 1", "weak, 2", "strong, 1", "strong, 2", "side by side, 2"} <= set(found["scaling"])
     assert 0 < found["scaling"]["weak efficiency, 2 / side by side"]["median"] < 2
     assert found["start-up"]["distrain launch / mpirun"]["median"] > 0
+    worlds = [figure["median"] for name, figure in found["simulation"].items() if name.startswith("efficiency")]
+    assert len(worlds) == 12
+    assert worlds == sorted(worlds, reverse=True)
+    assert found["simulation"]["2 workers here, predicted / measured"]["median"] > 0
