@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.bench.figures import Figure, interleaved
-from distrain.bench.outside import SIZES
+from distrain.bench.outside import SIZES, STEPS
+from distrain.errors import RunFailed
 from distrain.job.schema import Job
 from distrain.model.build import Trained, build
 from distrain.step.train_step import FLAGS, build_train_step, crop_labels
@@ -21,26 +23,40 @@ from distrain.train.run import Kept, begin, wire
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
+from distrain.world.control import agreed
 from distrain.world.plain_mpi import sum_in_place
 from distrain.world.start import Started
 
-STEPS = 10
 EXCHANGES = 8
+MEETING_SECONDS = 300.0
 
 
 class Inside:
-    """One world's measurements, the same on every rank. `turns` is how often each thing is measured."""
+    """One world's measurements, the same on every rank. `turns` is how often each thing is measured.
+
+    `beside` is where so many worlds meet that are measured at the same time.
+    """
 
     def __init__(
-        self, job: Job, started: Started, watch: Watch, stop: StopRequest, folder: Path, turns: int, stack: ExitStack
+        self,
+        job: Job,
+        started: Started,
+        watch: Watch,
+        stop: StopRequest,
+        folder: Path,
+        turns: int,
+        stack: ExitStack,
+        beside: tuple[Path, int] | None = None,
     ) -> None:
         kept = Kept()
+        self._beside = beside
         self._job, self._started, self._watch, self._turns = job, started, watch, turns
         self._trainer = begin(Request(job, folder), started, stop, watch, kept, stack)
         assert kept.parts is not None
         self._parts = kept.parts
         alone = started.world.size == 1
         self._collectives: Collectives = AloneCollectives() if alone else HorovodCollectives(started.horovod)
+        self._local = self._trainer.batches.next()
 
     def step(self) -> list[Figure]:
         """The step taken apart: by what it takes without one of its parts."""
@@ -58,7 +74,7 @@ class Inside:
                 clip_norm=job.train.clip_norm,
                 wire=wire(job, parts.schedule, world),
             )
-            return self._repeating(lambda *batch: float(step(*batch).loss))
+            return self._repeating(lambda *batch: bool(step(*batch).applied))
 
         gradients = _gradients(parts.trained)
         variants = {
@@ -69,7 +85,15 @@ class Inside:
             variants["without statistics"] = built(False, self._collectives)
         if world.size > 1:
             variants["without allreduce"] = built(True, AloneCollectives())
-        seconds = self._interleaved(variants, STEPS)
+        # All variants begin each turn with the same weights; without an allreduce the ranks would drift apart.
+        state = {name: variable.numpy() for name, variable in parts.state.variables.items()}
+
+        def put_back() -> None:
+            for name, variable in parts.state.variables.items():
+                variable.assign(state[name])
+
+        seconds = self._interleaved(variants, STEPS, first=put_back)
+        put_back()
         times = {name: np.array(values) / STEPS * 1000 for name, values in seconds.items()}
         figures = [("whole", times["whole"]), ("forward and backward", times["forward and backward"])]
         rest = times["whole"] - times["forward and backward"]
@@ -136,7 +160,7 @@ class Inside:
             while len(slowed) < STEPS and any(self._started.control.gather(trainer.saving.saver.writing)):
                 slowed.append(self._seconds(self._one_step))
             self._watch.doing("finishing a checkpoint")
-            trainer.saving.saver.wait()
+            agreed(self._started.control, self._written)
             if turn >= 0:
                 free += alone
                 copies.append(copy)
@@ -149,6 +173,8 @@ class Inside:
         """Examples per second of the service."""
         trainer = self._trainer
         variants = {"service": self._one_step}
+        self._one_step()
+        self._meet()
         seconds = self._interleaved(variants, STEPS)["service"]
         batch = trainer.schedule.plan.batch_size
         return [Figure.of("throughput", "service", [STEPS * batch / value for value in seconds], "per second")]
@@ -156,8 +182,11 @@ class Inside:
     def steps(self) -> list[Figure]:
         """Single steps of the service, with what they vary by from one to the next, and the bytes of the gradients."""
         self._one_step()
+        self._meet()
         times = [self._seconds(self._one_step) for _ in range(STEPS * self._turns)]
-        size = sum(variable.shape.num_elements() * variable.dtype.size for variable in self._parts.trained.trainable())
+        numbers = sum(variable.shape.num_elements() for variable in self._parts.trained.trainable())
+        compressed = self._job.train.compression == "float16"
+        size = numbers * (2 if compressed else self._parts.trained.trainable()[0].dtype.size)
         return [
             Figure.of("steps", "a step", [1000 * value for value in times], "ms"),
             # What a clock of others' making adds now and then says nothing of the step: the middle half is taken.
@@ -165,13 +194,34 @@ class Inside:
             Figure.of("steps", "gradients", [float(size)], "bytes"),
         ]
 
+    def _written(self) -> None:
+        """Wait until a checkpoint is written. Raises `RunEnds` where it could not be."""
+        error = self._trainer.saving.saver.wait()
+        if error is not None:
+            raise error
+
+    def _meet(self) -> None:
+        """Wait for the worlds that are measured beside this one, so that all are measured at the same time."""
+        if self._beside is None or self._started.world.rank != 0:
+            return
+        folder, count = self._beside
+        (folder / f"ready-{os.getpid()}").touch()
+        deadline = time.monotonic() + MEETING_SECONDS
+        while len(list(folder.glob("ready-*"))) < count:
+            if time.monotonic() > deadline:
+                raise RunFailed(f"of {count} worlds side by side not all came to be measured")
+            time.sleep(0.01)
+
     def _one_step(self) -> None:
         trainer = self._trainer
         trainer.after(trainer.make_step(trainer.batches.next()))
 
-    def _interleaved(self, variants: Mapping[str, Callable[[], object]], times: int) -> dict[str, list[float]]:
+    def _interleaved(
+        self, variants: Mapping[str, Callable[[], object]], times: int, first: Callable[[], object] = lambda: None
+    ) -> dict[str, list[float]]:
         def measured(action: Callable[[], object]) -> Callable[[], float]:
             def measure() -> float:
+                first()
                 # All ranks begin together: the time of one's own is what the turn takes.
                 self._started.control.gather(None)
                 began = time.perf_counter()
@@ -195,7 +245,7 @@ class Inside:
 
     def _repeating(self, step: Callable[..., object]) -> Callable[[], None]:
         """The step on one batch again and again."""
-        local = self._trainer.batches.next()
+        local = self._local
         images, labels = tf.constant(local.images), tf.constant(local.labels)
         weights, key, flags = tf.constant(local.weights), self._trainer.random_key(), np.zeros(FLAGS, np.float32)
 

@@ -16,6 +16,8 @@ from distrain.errors import RunFailed
 from distrain.launcher.command import World, start_program
 
 PAUSE_SECONDS = 0.02
+ENDING_SECONDS = 40.0
+STEPS = 10  # of a turn
 SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 22, 25_000_000)  # float32 numbers that are exchanged
 # What a user would write to be as far as the end of a first step: TensorFlow, Horovod, a sum.
 BARE = """
@@ -34,7 +36,7 @@ def step(images):
     gradients = tape.gradient(loss, model.trainable_variables)
     return hvd.grouped_allreduce(gradients, op=hvd.Sum) if hvd.size() > 1 else gradients
 
-print(float(step(tf.ones([4, 64, 64, 1]))[0][0, 0, 0, 0]))
+print(float(step(tf.ones([4, 64, 64, 1]))[0][0, 0, 0, 0]), flush=True)
 """
 
 
@@ -56,6 +58,21 @@ class Outside:
         self._controller = controller
         self._turns = turns
         self._number = 0
+        self._running: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Outside:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        """Leave no process behind, however the measuring ended."""
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            try:
+                process.communicate(timeout=ENDING_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
 
     def inside(self, parts: Sequence[str], workers: int, *, batch_size: int | None = None) -> list[Figure]:
         """The figures of parts that are measured inside a world of so many workers. Raises `RunFailed`."""
@@ -91,35 +108,39 @@ class Outside:
     def simulation(self, workers: int, batch_size: int, network: Network) -> list[Figure]:
         """What worlds of 2 to 4096 workers would come to, and how well the same says what was measured here.
 
-        A step of one worker and the exchange of `workers` are measured; the one prediction that can be is compared.
+        A step of one worker, beside others that have nothing to do with it, and the exchange of `workers` are measured;
+        the one prediction that can be is compared with what was.
         """
-        alone = {figure.name: figure for figure in self.inside(["steps"], 1, batch_size=batch_size // workers)}
+        alone = {
+            figure.name: figure for figure in self._together("steps", workers, self._turns, batch_size // workers)[0]
+        }
         together = self.inside(["steps", "allreduce"], workers, batch_size=batch_size)
         measured = next(figure for figure in together if figure.name == "a step")
         size = alone["gradients"].median
         times = {figure.name: figure.median / 1000 for figure in together if figure.name.startswith("Horovod")}
         sizes = [float(4 * count) for count in SIZES]
         here = fitted(sizes, list(times.values()), workers)
-        cluster_here = Cluster(here, here, per_host=workers)
         bounds = [getattr(alone["a step"], bound) / 1000 for bound in ("median", "low", "high")]
         deviation = alone["deviation"].median / 1000
-        (tried,) = predict([workers], Worker(bounds[0], deviation), size, cluster_here)
+        # Exchanges here are a ring's by what was fitted to them.
+        tried = 1000 * (Worker(bounds[0], deviation).slowest_of(workers) + ring(size, workers, here))
         figures = [
-            Figure.of("simulation", f"{workers} workers here, predicted", [1000 * tried.step], "ms"),
-            Figure.of(
-                "simulation", f"{workers} workers here, predicted / measured", [tried.step * 1000 / measured.median], ""
-            ),
+            Figure.of("simulation", f"{workers} workers here, predicted", [tried], "ms"),
+            Figure.of("simulation", f"{workers} workers here, predicted / measured", [tried / measured.median], ""),
         ]
         link = Link(network.latency, network.bandwidth)
-        # What agreeing costs beyond the messages' own time is Horovod's, here as elsewhere.
-        agreeing = max(0.0, min(times.values()) - ring(sizes[0], workers, here)) / max(1, (workers - 1).bit_length())
-        cluster = Cluster(here, link, per_host=network.per_host, agreeing=agreeing)
-        failures = None if network.failures is None else network.failures
+        # What an exchange of nothing takes here is Horovod's agreement, which it takes elsewhere, too.
+        agreeing = 2 * (workers - 1) * here.latency / (workers - 1).bit_length()
+        cluster = Cluster(Link(0.0, here.bandwidth), link, per_host=network.per_host, agreeing=agreeing)
+        failures = network.failures
         for count in (2**power for power in range(1, 13)):
             spread = [predict([count], Worker(step, deviation), size, cluster, failures)[0] for step in bounds]
             values = [one.efficiency * one.goodput for one in spread]
             what = "efficiency" if failures is None else "efficiency x goodput"
-            figures.append(Figure("simulation", f"{what}, {count} workers", values[0], min(values), max(values), "", 1))
+            turns = STEPS * self._turns
+            figures.append(
+                Figure("simulation", f"{what}, {count} workers", values[0], min(values), max(values), "", turns)
+            )
         return figures
 
     def startup(self, workers: int) -> list[Figure]:
@@ -130,24 +151,27 @@ class Outside:
             self._number += 1
             run = self._folder / f"start-{self._number}"
             began = time.monotonic()
-            short = ["-o", "train.epochs=null", "-o", "train.steps=2", "-o", "log.tensorboard=false"]
-            with subprocess.Popen(
-                [*ours, "train", str(self._folder / "job.yaml"), *short, "--run-dir", str(run)],
-                stdout=subprocess.DEVNULL,
-            ) as process:
-                log = run / "metrics.jsonl"
-                while not (log.exists() and '"kind": "step"' in log.read_text(encoding="utf-8")):
-                    if process.poll() is not None:
-                        raise RunFailed(f"'distrain launch' ended with exit code {process.returncode}")
-                    time.sleep(PAUSE_SECONDS)
-                return time.monotonic() - began
+            short = ["-o", "train.steps=2", "-o", "log.tensorboard=false", "-o", "log.every=1"]
+            process = self._popen([*ours, "train", str(self._folder / "job.yaml"), *short, "--run-dir", str(run)])
+            log = run / "metrics.jsonl"
+            while not (log.exists() and '"kind": "step"' in log.read_text(encoding="utf-8")):
+                if process.poll() is not None:
+                    break
+                time.sleep(PAUSE_SECONDS)
+            seconds = time.monotonic() - began
+            self._end(process)
+            return seconds
 
         bare = start_program(World(workers, controller="mpi"), [sys.executable, "-c", BARE], {})
 
         def mpirun() -> float:
             began = time.monotonic()
-            subprocess.run(bare.arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-            return time.monotonic() - began
+            process = self._popen(bare.arguments)
+            assert process.stdout is not None
+            process.stdout.readline()
+            seconds = time.monotonic() - began
+            self._end(process)
+            return seconds
 
         seconds = interleaved({"distrain launch": launch, "mpirun of a bare program": mpirun}, turns=self._turns)
         ratios = [one / two for one, two in zip(*seconds.values(), strict=True)]
@@ -162,19 +186,33 @@ class Outside:
         return read(figures)[0].median
 
     def _side_by_side(self, count: int, batch_size: int) -> float:
-        started = [self._start(["throughput"], 1, 4, batch_size) for _ in range(count)]
+        return sum(figures[0].median for figures in self._together("throughput", count, 4, batch_size))
+
+    def _together(self, part: str, count: int, turns: int, batch_size: int) -> list[list[Figure]]:
+        """The figures of so many worlds of one worker, measured at the same time."""
+        self._number += 1
+        place = self._folder / f"meeting-{self._number}"
+        place.mkdir()
+        started = [self._start([part], 1, turns, batch_size, beside=(place, count)) for _ in range(count)]
         for process, _ in started:
             self._end(process)
-        return sum(read(figures)[0].median for _, figures in started)
+        return [read(figures) for _, figures in started]
 
     def _start(
-        self, parts: Sequence[str], workers: int, turns: int, batch_size: int | None
+        self,
+        parts: Sequence[str],
+        workers: int,
+        turns: int,
+        batch_size: int | None,
+        beside: tuple[Path, int] | None = None,
     ) -> tuple[subprocess.Popen[str], Path]:
         self._number += 1
         figures = self._folder / f"figures-{self._number}.json"
         run = self._folder / f"run-{self._number}"
         worker = ["bench", str(self._folder / "job.yaml"), *[word for part in parts for word in ("--only", part)]]
         worker += ["--turns", str(turns), "--inside", str(run), "--json", str(figures)]
+        if beside is not None:
+            worker += ["--meeting", str(beside[0]), "--beside", str(beside[1])]
         if batch_size is not None:
             worker += ["-o", "train.batch_size_per_worker=null", "-o", f"train.batch_size={batch_size}"]
         if workers == 1:
@@ -182,10 +220,19 @@ class Outside:
         else:
             command = [sys.executable, "-m", "distrain", "launch", "-n", str(workers)]
             command += ["--controller", self._controller, "--", *worker]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True), figures
+        return self._popen(command), figures
+
+    def _popen(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        try:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        except OSError as error:
+            raise RunFailed(f"{command[0]} cannot be started ({error.strerror})") from error
+        self._running.append(process)
+        return process
 
     def _end(self, process: subprocess.Popen[str]) -> None:
         _, errors = process.communicate()
+        self._running.remove(process)
         if process.returncode:
             last = (errors.strip().splitlines() or ["without a word"])[-1]
             raise RunFailed(f"a world that was started to be measured has failed: {last.removeprefix('distrain: ')}")

@@ -115,7 +115,7 @@ class Failures:
         """
         between, interval = self.between / workers, self.interval(workers)
         exponent = (interval + self.save) / between
-        if exponent > 500:
+        if exponent + self.restart / between > 500:
             return 0.0  # never comes to a checkpoint
         return interval / (between * math.exp(self.restart / between) * math.expm1(exponent))
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import re
+import signal
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import yaml
 
@@ -18,12 +23,12 @@ from distrain.bench.job import job_to_measure
 from distrain.bench.outside import Network, Outside
 from distrain.bench.simulate import Failures
 from distrain.cli.worker import answering_signals, in_world, settle
-from distrain.errors import EXIT_DONE, BadInput
+from distrain.errors import EXIT_DONE, EXIT_STOPPED, BadInput, RunEnds
 from distrain.job.load import digest, resolved
-from distrain.job.schema import Job
+from distrain.job.schema import DEFAULT_BATCH_SIZE, Job
 from distrain.train.watch import Watch
 from distrain.world.cores import cores
-from distrain.world.start import Started, check_same
+from distrain.world.start import Started, check_same, launched
 from distrain.world.versions import versions
 
 # A world that has lost a worker has started again after so long; a checkpoint of this much is what training waits for.
@@ -61,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     # What a worker of a world that is measured is told: its run's folder.
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--meeting", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--beside", type=int, help=argparse.SUPPRESS)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -70,11 +77,20 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None and arguments.plot.suffix not in (".png", ".svg"):
         raise BadInput(f"--plot: '{arguments.plot}', expected FILE.png or FILE.svg")
     _network(arguments)
-    job_to_measure(arguments.job, arguments.overrides, workers=arguments.count)
+    if arguments.count < 2 and "simulation" in (arguments.only or ()):
+        raise BadInput("bench: simulation: expected -n 2 or more, it is fed with what an exchange takes")
+    job = job_to_measure(arguments.job, arguments.overrides, workers=arguments.count)
+    if arguments.inside is None:
+        if launched(os.environ).size > 1:
+            raise BadInput(
+                "bench: expected to be started alone, with -n for the number of workers: it starts them itself"
+            )
+        if {"scaling", "simulation"} & set(arguments.only or OUTSIDE):
+            _batch_size(job, arguments.count)
 
 
 def _network(arguments: argparse.Namespace) -> Network:
-    match = re.fullmatch(r"([0-9.]+)us:([0-9.]+)Gbit", arguments.network)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)us:(\d+(?:\.\d+)?)Gbit", arguments.network)
     if match is None or not float(match[2]):
         raise BadInput(f"--network: '{arguments.network}', expected latency and bandwidth, such as 20us:10Gbit")
     hours = arguments.fails_every
@@ -91,10 +107,36 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.inside is not None:
         return _inside(arguments, job)
     wanted = arguments.only or [*INSIDE, *OUTSIDE]
+    if arguments.count < 2:
+        wanted = [part for part in wanted if part != "simulation"]
     found: list[Figure] = []
-    with tempfile.TemporaryDirectory(prefix="distrain-bench-") as folder:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        _measure(arguments, job, wanted, found)
+    except RunEnds as ending:
+        print(f"distrain: {ending}", file=sys.stderr)
+        return ending.exit_code
+    finally:
+        # What was measured until then is worth having.
+        about = {"workers": arguments.count, "controller": arguments.controller, "cores": cores()}
+        about |= {"machine": platform.machine(), "versions": versions(), "job": resolved(job)}
+        if found:
+            _write(arguments, found, about)
+    return EXIT_DONE
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(EXIT_STOPPED)
+
+
+def _measure(arguments: argparse.Namespace, job: Job, wanted: Sequence[str], found: list[Figure]) -> None:
+    """Measure what is wanted, part by part, and show it. Raises `RunFailed` where a world fails."""
+    with (
+        tempfile.TemporaryDirectory(prefix="distrain-bench-") as folder,
+        Outside(Path(folder), controller=arguments.controller, turns=arguments.turns) as outside,
+    ):
         (Path(folder) / "job.yaml").write_text(yaml.safe_dump(resolved(job)), encoding="utf-8")
-        outside = Outside(Path(folder), controller=arguments.controller, turns=arguments.turns)
         inside = [part for part in (*INSIDE, *ASKED) if part in wanted]
         measures: list[Callable[[], list[Figure]]] = []
         if inside:
@@ -111,10 +153,6 @@ def main(arguments: argparse.Namespace) -> int:
             new = measure()
             print(figures.table(new), end="\n\n", flush=True)
             found += new
-    about = {"workers": arguments.count, "controller": arguments.controller, "cores": cores()}
-    about |= {"machine": platform.machine(), "versions": versions(), "job": resolved(job)}
-    _write(arguments, found, about)
-    return EXIT_DONE
 
 
 def _write(arguments: argparse.Namespace, found: list[Figure], about: dict[str, object]) -> None:
@@ -131,8 +169,8 @@ def _write(arguments: argparse.Namespace, found: list[Figure], about: dict[str, 
 
 def _batch_size(job: Job, workers: int) -> int:
     per_worker = job.train.batch_size_per_worker
-    size = per_worker * workers if per_worker is not None else job.train.batch_size
-    if size is None or size < workers or size % workers:
+    size = per_worker * workers if per_worker is not None else job.train.batch_size or DEFAULT_BATCH_SIZE
+    if size % workers:
         raise BadInput(f"'train.batch_size' is {size}, expected a multiple of {workers} workers, so that all do alike")
     return size
 
@@ -147,7 +185,8 @@ def _inside(arguments: argparse.Namespace, job: Job) -> int:
         from distrain.bench.inside import Inside
 
         with ExitStack() as stack:
-            inside = Inside(job, started, watch, stop, arguments.inside, arguments.turns, stack)
+            beside = None if arguments.meeting is None else (arguments.meeting, arguments.beside)
+            inside = Inside(job, started, watch, stop, arguments.inside, arguments.turns, stack, beside)
             found = [figure for part in arguments.only for figure in getattr(inside, part)()]
         if started.world.rank == 0:
             figures.write(arguments.json, found, {})

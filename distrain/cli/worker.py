@@ -96,6 +96,9 @@ def _left(started: Started, code: int) -> int:
     The last that ranks wait for each other is behind them then, and no other rank would notice one that is stopped
     while Python and TensorFlow clear up. The launcher does, once it knows.
     """
+    if started.horovod is not None and started.membership is None:
+        # All have done all: what rank 0 writes down at the end may take it a while.
+        started.control.gather(None)
     started.close()
     if started.horovod is not None:
         if MARK in os.environ:

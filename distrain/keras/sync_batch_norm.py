@@ -31,4 +31,4 @@ class SyncBatchNormalization(OverAllRanks):
         """How to hear of the other ranks; None in a world of one."""
         if place().horovod is None:
             return None
-        return Exchange(lambda name: place().collectives(name), share=examples_now())
+        return Exchange(lambda name: place().collectives(name), share=examples_now(), alike=False)

@@ -6,6 +6,7 @@ came first is told last, once, and those that only followed from it not at all.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -136,7 +137,7 @@ def execute(
         sys.stderr.buffer.write(own)
     sys.stderr.buffer.flush()
     # What an elastic world has survived is not why it ended.
-    said = [*errors.words, *deadlines.words]
+    said = [*errors.words, *(deadlines.words if code else [])]
     said = _ended_by(said, code) if elastic else said
     words = last_words(said, own.decode(errors="replace"), code)
     if elastic and code in SPOKEN_FOR and words == errors.latest:
@@ -174,6 +175,8 @@ class _Deadlines:
         """All have ended."""
         for timer in self._timers.values():
             timer.cancel()
+            if timer.is_alive():
+                timer.join()
 
     def _start(self, seconds: float) -> None:
         self._timers[seconds].daemon = True
@@ -181,11 +184,13 @@ class _Deadlines:
 
     def _kill(self, words: list[str]) -> None:
         workers = started(self._mark, workers_only=True)
-        send(workers, signal.SIGKILL)
-        if self._elsewhere is not None:
-            self._elsewhere.end(self._mark, 0)
         if workers or self._elsewhere is not None:
             self.words = words
+        send(workers, signal.SIGKILL)
+        if self._elsewhere is not None:
+            # The script that knows the hosts may know none now.
+            with contextlib.suppress(BadInput):
+                self._elsewhere.end(self._mark, 0)
 
 
 def shown(command: Command) -> str:

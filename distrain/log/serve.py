@@ -9,7 +9,9 @@ It answers questions and takes nothing: no request has a body, and nothing that 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import math
 import os
 import socket
 import subprocess
@@ -38,7 +40,7 @@ REPORT_SECONDS = 15.0
 REPORT_LIMIT_SECONDS = 120.0
 NICENESS = 19
 # What a process must not be taken for one of the run's workers by.
-OF_WORKERS = ("HOROVOD_", "OMPI_", "PMIX_", "PMI_", "SLURM_")
+OF_WORKERS = ("HOROVOD_", "OMPI_", "PMIX_", "PMI_", "SLURM_", "DISTRAIN_")
 # The page carries all that it shows; nothing is to be loaded from anywhere.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -85,33 +87,55 @@ class Report:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._lock = threading.Lock()
+        self._making = threading.Lock()
         self._page: bytes | None = None
-        self._made = 0.0
+        self._failure = "a report is being made: ask again"
+        self._made = -math.inf
+        self._process: subprocess.Popen[str] | None = None
+        self._closed = False
 
     def __call__(self) -> bytes:
-        """The page. Raises `OSError` where it cannot be made."""
-        with self._lock:
-            if self._page is None or time.monotonic() - self._made > REPORT_SECONDS:
-                self._page = self._make()
-                self._made = time.monotonic()
-            return self._page
+        """The page; the one before, while a new one is made. Raises `OSError` where there is none."""
+        if self._making.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._made > REPORT_SECONDS:
+                    self._make()
+            finally:
+                self._making.release()
+        if self._page is None:
+            raise OSError(self._failure)
+        return self._page
 
-    def _make(self) -> bytes:
+    def close(self) -> None:
+        """Make no more; what is being made is given up."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
+        with self._making:
+            pass
+
+    def _make(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_WORKERS)}
         with tempfile.TemporaryDirectory(prefix="distrain-report-") as folder:
             path = Path(folder) / "report.html"
             program = f"import os, sys; os.nice({NICENESS}); from distrain.cli.main import main; sys.exit(main())"
             command = [sys.executable, "-c", program, "report", str(self._run), "--to", str(path)]
+            self._process = process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            if self._closed:
+                process.kill()
             try:
-                done = subprocess.run(
-                    command, env=environment, capture_output=True, text=True, timeout=REPORT_LIMIT_SECONDS, check=False
-                )
-            except subprocess.TimeoutExpired as error:
-                raise OSError(f"no report within {REPORT_LIMIT_SECONDS:.0f} s") from error
-            if done.returncode:
-                raise OSError((done.stderr.strip().splitlines() or ["no report could be made"])[-1])
-            return path.read_bytes()
+                _, errors = process.communicate(timeout=REPORT_LIMIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _, errors = process.communicate()[0], f"no report within {REPORT_LIMIT_SECONDS:.0f} s"
+            if process.returncode:
+                self._page, self._failure = None, (errors.strip().splitlines() or ["no report could be made"])[-1]
+            else:
+                self._page = path.read_bytes()
+        self._made = time.monotonic()
 
 
 class _Listening(ThreadingHTTPServer):
@@ -128,10 +152,14 @@ class _Listening(ThreadingHTTPServer):
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -150,6 +178,26 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = CLIENT_SECONDS
     server_version = f"distrain/{__version__}"
     sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        # `timeout` is for each part that comes; all of them together have no longer.
+        self._deadline = threading.Timer(CLIENT_SECONDS, self._let_go)
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def parse_request(self) -> bool:
+        parsed = super().parse_request()
+        self._deadline.cancel()
+        return parsed
+
+    def finish(self) -> None:
+        self._deadline.cancel()
+        super().finish()
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(OSError):  # gone by itself
+            self.connection.shutdown(socket.SHUT_RD)
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -37,12 +37,16 @@ from distrain.model.unet import build_unet
 
 @dataclass(frozen=True)
 class Trained:
-    """What is trained: the model, its loss per example, the factor of its kernels' squares, and the optimizer."""
+    """What is trained: the model, its loss per example, the factor of its kernels' squares, and the optimizer.
+
+    `rate` is the learning rate where that is fixed for all of the run, by the job.
+    """
 
     model: keras.Model
     loss: Loss
     l2: float
     optimizer: keras.optimizers.Optimizer
+    rate: float | None = None
 
     def trainable(self) -> list[tf.Variable]:
         """The trainable weights as TensorFlow's variables, in the model's order."""
@@ -74,7 +78,8 @@ def build(job: Job, spec: ExampleSpec, *, batch_size: int, epoch_steps: int) -> 
     loss, l2 = _loss(job.loss, spec)
     optimizer = _optimizer(job.optimizer, batch_size=batch_size, epoch_steps=epoch_steps)
     optimizer.build(model.trainable_variables)
-    return Trained(model, loss, l2, optimizer)
+    fixed = isinstance(job.optimizer, Decaying) and not callable(getattr(optimizer, "_learning_rate", None))
+    return Trained(model, loss, l2, optimizer, float(optimizer.learning_rate) if fixed else None)
 
 
 def build_model(job: Job, spec: ExampleSpec) -> keras.Model:

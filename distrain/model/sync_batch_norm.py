@@ -20,12 +20,14 @@ class Exchange:
     """How a layer hears of the other ranks' examples: `collectives` of a name of its own.
 
     `weights` [batch] are those of this rank's examples, all 1 where None. `share` () is what this rank's gradients are
-    going to be multiplied by before they are summed over the ranks; None: nothing, for they are of a sum.
+    going to be multiplied by before they are summed over the ranks; None: nothing, for they are of a sum. `alike`: all
+    ranks are known to have the same moving mean.
     """
 
     collectives: Callable[[str], Collectives]
     weights: tf.Tensor | None = None
     share: tf.Tensor | None = None
+    alike: bool = True
 
     def summed(self, values: tf.Tensor, name: str) -> tf.Tensor:
         """The sum over ranks of `values`, through which the gradients of all ranks' losses come back."""
@@ -62,23 +64,27 @@ class OverAllRanks(keras.layers.BatchNormalization):
             return mean, variance
         along = [1] * len(inputs.shape)
         along[self.axis] = inputs.shape[self.axis]
-        # About the same on all ranks, and near the mean: squares of differences from it keep their digits.
-        middle = tf.stop_gradient(tf.reshape(tf.cast(self.moving_mean.value, inputs.dtype), along))
+        # The same on all ranks, and soon near the mean: squares of differences from it keep their digits.
+        middle = tf.reshape(tf.cast(self.moving_mean.value, inputs.dtype), along)
+        middle = tf.stop_gradient(middle if exchange.alike else tf.zeros_like(middle))
         weights = self._weights(inputs, mask, exchange.weights)
         away = inputs - middle
         sums = [
             tf.reduce_sum(tf.math.multiply_no_nan(value, weights), self._reduction_axes)
             for value in (away, tf.square(away))
         ]
-        count = tf.reduce_sum(weights * tf.ones_like(tf.gather(inputs, [0], axis=self.axis)))
-        total = exchange.summed(tf.concat([*sums, [count]], axis=0), self.path)
-        mean, square = tf.unstack(tf.reshape(total[:-1], [2, -1]) / total[-1])
+        # For each channel: a mask along another axis than theirs may leave them different ones.
+        counts = tf.reduce_sum(weights * tf.ones_like(inputs), self._reduction_axes)
+        total, square, counts = tf.unstack(exchange.summed(tf.stack([*sums, counts]), self.path))
+        mean, square = tf.math.divide_no_nan(total, counts), tf.math.divide_no_nan(square, counts)
         return mean + tf.reshape(middle, [-1]), tf.nn.relu(square - tf.square(mean))
 
     def _weights(self, inputs: tf.Tensor, mask: Any, weights: tf.Tensor | None) -> tf.Tensor:
         """A weight for each position, of a shape that `inputs` can be multiplied by."""
         found = tf.ones([1] * len(inputs.shape), inputs.dtype)
         if weights is not None:
+            # Where a layer before has made several of each example, these come together.
+            weights = tf.repeat(weights, tf.shape(inputs)[0] // tf.shape(weights)[0])
             found *= tf.reshape(tf.cast(weights, inputs.dtype), [-1] + [1] * (len(inputs.shape) - 1))
         if mask is not None:
             found *= tf.expand_dims(tf.cast(mask, inputs.dtype), -1)
@@ -113,7 +119,7 @@ def synchronised(model: keras.Model) -> keras.Model:
     """
     if not (isinstance(model, keras.Sequential) or hasattr(model, "operations")):
         raise BadInput(
-            "'model.sync_batch_norm': expected a model that is a graph of layers, whose layers can be changed"
+            "'train.sync_batch_norm': expected a model that is a graph of layers, whose layers can be changed"
         )
 
     def changed(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -121,10 +127,14 @@ def synchronised(model: keras.Model) -> keras.Model:
             return StepBatchNormalization.from_config(layer.get_config())
         return layer.__class__.from_config(layer.get_config())
 
-    copy = keras.models.clone_model(model, clone_function=changed)
+    try:
+        copy = keras.models.clone_model(model, clone_function=changed, recursive=True)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise BadInput(f"'train.sync_batch_norm': the model cannot be copied ({error})") from error
     copy.set_weights(model.get_weights())
-    for layer, original in zip(copy.layers, model.layers, strict=True):
-        layer.trainable = original.trainable
-    if not any(isinstance(layer, StepBatchNormalization) for layer in copy.layers):
-        raise BadInput("'model.sync_batch_norm': the model has no batch normalisation among its layers")
+    layers = list(copy._flatten_layers())
+    left = [layer.name for layer in layers if type(layer) is keras.layers.BatchNormalization]
+    if left or not any(isinstance(layer, StepBatchNormalization) for layer in layers):
+        what = f"'{left[0]}' is inside of a layer" if left else "the model has no batch normalisation among its layers"
+        raise BadInput(f"'train.sync_batch_norm': {what}, expected layers that can be changed")
     return copy

@@ -142,6 +142,9 @@ def begin(request: Request, started: Started, stop: StopRequest, watch: Watch, k
     opening = _open(request, started, parts, saver, kept, stack)
     cut(request.folder.examples(world.rank), opening.before.position)
     watch.doing("taking up the state")
+    if parts.trained.rate is not None:
+        # A checkpoint's is that of its batches, which may have been others'.
+        parts.trained.optimizer.learning_rate = parts.trained.rate
     if before is None or before.progress.position != opening.progress.position:
         # Where this breaks off, what this rank has is nobody's state.
         kept.parts = kept.trainer = None
@@ -252,7 +255,9 @@ def _serve(request: Request, world: World, parts: Parts, stack: ExitStack) -> Se
         total_steps=parts.schedule.total_steps,
         stall_seconds=job.parallel.stall_timeout.seconds,
     )
-    server = Server(*endpoint, live, Report(request.folder.path))
+    report = Report(request.folder.path)
+    server = Server(*endpoint, live, report)
+    stack.callback(report.close)
     stack.callback(server.close)
     return server
 
@@ -333,7 +338,8 @@ def _trainer(
     gradients: GradientTable | None = None
     if world.rank == 0 and parts.statistics is not None:
         names = [weight.path for weight in parts.trained.model.trainable_variables]
-        gradients = GradientTable(request.folder.gradients, names, job.train.precision, flush_seconds=flush_seconds)
+        precision = parts.trained.trainable()[0].dtype.name
+        gradients = GradientTable(request.folder.gradients, names, precision, flush_seconds=flush_seconds)
     recorder = Recorder(
         request.folder,
         job.log,

@@ -89,6 +89,7 @@ def test_the_best_interval_is_near_the_best() -> None:
 
 def test_a_run_that_never_comes_to_a_checkpoint_keeps_nothing() -> None:
     assert Failures(between=100.0, restart=60.0, save=5.0, every=600.0).goodput(4096) == 0
+    assert Failures(between=180.0, restart=60.0, save=1.0).goodput(4096) == 0
 
 
 def test_a_world_is_its_slowest_worker_and_the_exchange() -> None:

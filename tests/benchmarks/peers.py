@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,9 +91,14 @@ def other(script: str, python: str, workers: int) -> float:
         )
         for rank in range(workers)
     ]
-    told = [process.communicate()[0] for process in started]
+    # One that fails leaves the others waiting for it.
+    while any(process.poll() is None for process in started) and not any(process.poll() for process in started):
+        time.sleep(0.1)
     if any(process.returncode for process in started):
+        for process in started:
+            process.kill()
         raise SystemExit(f"{script} has failed")
+    told = [process.communicate()[0] for process in started]
     seconds: list[float] = json.loads(told[0].strip().splitlines()[-1])
     return statistics.median(seconds[-LAST:])
 

@@ -34,6 +34,8 @@ JOB = str(Path(__file__).parents[2] / "launch" / "jobs" / "circles.yaml")
         (["inspect", "/nowhere"], "no run here"),
         (["bench", "--turns", "0"], "--turns 0"),
         (["bench", "--network", "10Gbit"], "'10Gbit'"),
+        (["bench", "--network", "1.2.3us:1Gbit"], "'1.2.3us:1Gbit'"),
+        (["bench", "-n", "1", "--only", "simulation"], "-n 2"),
         (["bench", "--fails-every", "0"], "--fails-every 0"),
         (["bench", "--plot", "figures.pdf"], "figures.pdf"),
         (["bench", "--only", "scaling", "-o", "train.batch_size=5"], "'train.batch_size' is 5"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import http.client
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from distrain.errors import BadInput
 from distrain.log.live import FIRST_SECONDS, Live
-from distrain.log.serve import MOST_CLIENTS, Server
+from distrain.log.serve import MOST_CLIENTS, Report, Server
 
 
 class Clock:
@@ -175,3 +177,45 @@ def test_clients_that_say_nothing_do_not_pile_up() -> None:
                 continue
             break
         assert status == 200
+
+
+def test_a_client_that_goes_on_and_on_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distrain.log.serve.CLIENT_SECONDS", 0.5)
+    with _serving(_live()) as server, socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.settimeout(0.1)
+        slow.sendall(b"GET /healthz HTTP/1.0\r\n")
+        began = time.monotonic()
+        told = b""
+        while time.monotonic() < began + 10:
+            try:
+                slow.sendall(b"X: y\r\n")
+                told = slow.recv(100)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                pass
+            break
+        assert time.monotonic() - began < 5
+        assert b"step" not in told
+
+
+def test_a_report_that_cannot_be_made_is_not_tried_again_at_once(tmp_path: Path) -> None:
+    report = Report(tmp_path)
+    for _ in range(3):
+        with pytest.raises(OSError, match="no run here"):
+            report()
+    made = report._made
+    with pytest.raises(OSError, match="no run here"):
+        report()
+    assert report._made == made
+    report.close()
+
+
+def test_who_comes_while_a_report_is_made_gets_the_one_before(tmp_path: Path) -> None:
+    report = Report(tmp_path)
+    report._page = b"before"
+    with report._making:
+        assert report() == b"before"
+    report._page = None
+    with report._making, pytest.raises(OSError, match="ask again"):
+        report()

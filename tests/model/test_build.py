@@ -83,6 +83,13 @@ def test_the_learning_rate_grows_with_the_batch(section: dict[str, Any], rate: f
     np.testing.assert_allclose(_rates(1, learning_rate=0.2, **section), [rate], rtol=1e-6)
 
 
+def test_a_rate_that_is_fixed_is_the_jobs_and_not_a_checkpoints() -> None:
+    assert _build(optimizer={"learning_rate": 0.25}).rate == 0.25
+    assert _build(optimizer={"learning_rate": 0.25, "scale_from": 2}).rate == 0.5
+    assert _build(optimizer={"learning_rate": 0.25, "warm_up": 3}).rate is None
+    assert _build(optimizer={"name": "tests.small_models:ftrl", "rate": 0.5}).rate is None
+
+
 def test_without_decay_the_rate_is_a_constant() -> None:
     optimizer = _build(optimizer={"learning_rate": 0.3}).optimizer
     optimizer.iterations.assign(10_000)

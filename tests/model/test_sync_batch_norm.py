@@ -56,6 +56,56 @@ def test_an_example_of_weight_zero_is_as_none() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
+def test_a_mask_along_another_axis_than_the_channels() -> None:
+    """Channels are axis 1 of [batch, channels, features], and the mask leaves some of them fewer values."""
+    values = tf.constant(np.random.default_rng(4).normal(size=(3, 4, 5)))
+    mask = tf.constant([[True, True, True, False], [True, True, False, True], [True, False, True, True]])
+    found = []
+    for kind in (keras.layers.BatchNormalization, StepBatchNormalization):
+        layer = kind(axis=1, dtype="float64", momentum=0.0)
+        with exchanging(Exchange(AloneCollectives().named)):
+            layer(values, training=True, mask=mask)
+        found.append((layer.moving_mean.numpy(), layer.moving_variance.numpy()))
+    for one, other in zip(*found, strict=True):
+        # Keras adds an epsilon to the count.
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_examples_that_a_layer_before_has_cut_into_several() -> None:
+    stock, own = _layers()
+    images = _images(4)
+    weights = tf.constant([1.0, 1.0], tf.float64)
+    with exchanging(Exchange(AloneCollectives().named, weights)):
+        output = own(images, training=True)
+    np.testing.assert_allclose(output, stock(images, training=True), rtol=1e-10)
+
+
+def test_where_moving_means_may_differ_they_are_not_relied_on() -> None:
+    stock, own = _layers()
+    with exchanging(Exchange(AloneCollectives().named, alike=False)):
+        output = own(_images(4), training=True)
+    np.testing.assert_allclose(output, stock(_images(4), training=True), rtol=1e-9)
+
+
+def _nested() -> keras.Model:
+    inner = keras.Input((8, 8, 1))
+    value = keras.layers.Conv2D(2, 3, name="frozen", trainable=False)(inner)
+    backbone = keras.Model(inner, keras.layers.BatchNormalization(name="inside")(value), name="backbone")
+    image = keras.Input((8, 8, 1))
+    value = keras.layers.BatchNormalization(name="outside")(backbone(image))
+    return keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(value)))
+
+
+def test_models_within_models_are_changed_too_and_what_is_frozen_stays() -> None:
+    model = _nested()
+    copy = synchronised(model)
+    changed = {layer.name for layer in copy._flatten_layers() if isinstance(layer, StepBatchNormalization)}
+    assert changed == {"inside", "outside"}
+    assert len(copy.trainable_variables) == len(model.trainable_variables)
+    images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
+    np.testing.assert_allclose(copy(images), model(images), rtol=1e-6)
+
+
 def test_far_from_zero_digits_are_kept() -> None:
     """In float32, of values around 1000 with a deviation of 0.01, once the moving mean is near."""
     images = np.random.default_rng(1).normal(1000, 0.01, (64, 4, 4, 2)).astype(np.float32)

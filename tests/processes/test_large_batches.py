@@ -30,12 +30,31 @@ def _losses(folder: Path, way: str, train: dict[str, Any], optimizer: dict[str, 
     return [record["loss"] for record in records(folder / way, "step")]
 
 
-def test_compressed_gradients_train_as_the_whole_ones_do(tmp_path: Path) -> None:
+def test_half_the_bits_train_as_all_of_them_do(tmp_path: Path) -> None:
     whole = _losses(tmp_path, "alone", {}, {})
-    compressed = _losses(tmp_path, "launch", {"compression": "float16"}, {})
-    np.testing.assert_allclose(compressed, whole, rtol=2e-3)
-    assert compressed != whole
-    assert compressed[-1] < compressed[0]
+    for name, train, tolerance in (
+        ("compressed", {"compression": "float16"}, 2e-3),
+        ("mixed", {"precision": "mixed_bfloat16"}, 3e-2),
+    ):
+        (tmp_path / name).mkdir()
+        half = _losses(tmp_path / name, "launch", train, {})
+        np.testing.assert_allclose(half, whole, rtol=tolerance)
+        assert half != whole
+        assert half[-1] < half[0]
+
+
+@pytest.mark.soak
+def test_a_rate_that_grows_with_the_batch_is_that_of_the_present_workers(tmp_path: Path) -> None:
+    rates = []
+    for way, steps in (("alone", 4), ("launch", 8)):
+        job = write_job(
+            tmp_path,
+            train={"batch_size": None, "batch_size_per_worker": 4, "epochs": None, "steps": steps},
+            optimizer={"name": "momentum", "learning_rate": 0.02, "scale_from": 4},
+        )
+        trained(way, job, "--run-dir", tmp_path / "run")
+        rates.append(records(tmp_path / "run", "step")[-1]["learning_rate"])
+    assert rates == pytest.approx([0.02, 0.04], rel=1e-6)
 
 
 def test_synchronised_batch_normalisation_does_not_depend_on_the_workers(tmp_path: Path) -> None:
