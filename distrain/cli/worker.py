@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -16,6 +17,9 @@ from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.quick_import import import_tensorflow
 from distrain.world.start import Started, announced_rank, lost_another, start
+
+# The launcher tells which worker ended first, and how: it is to see the one that was lost before those that miss it.
+LOST_SECONDS = 1.0
 
 
 def in_world(do: Callable[[Started, Watch], int], stop: StopRequest, seconds: float) -> int:
@@ -60,7 +64,8 @@ def _watched(do: Callable[[Started, Watch], int], stop: StopRequest, watch: Watc
         # ranks that wait for this one.
         place = ", ".join([f"rank {announced_rank(os.environ)}", *getattr(failure, "__notes__", ())])
         if lost_another(failure):
-            print(f"{LAST_WORDS}{place}: {LOST}", file=sys.stderr)
+            print(f"{LAST_WORDS}{place}: {LOST}", file=sys.stderr, flush=True)
+            time.sleep(LOST_SECONDS)
         else:
             traceback.print_exc()
             reason = f"{type(failure).__name__}: {' '.join(str(failure).split())}"

@@ -92,7 +92,10 @@ def test_restarts_bring_a_killed_run_to_its_end(bench: Bench) -> None:
     ended = end(process)
     assert ended.code == 0, ended
     assert "rank 0 was killed (SIGKILL" in ended.errors
-    assert "restart 1 of 2 in 1 s, from the checkpoint of step 3" in ended.errors
+    # One each 3 steps; how many it had come to is a matter of moments.
+    restarted = re.search(r"restart 1 of 2 in 1 s, from the checkpoint of step (\d+)\n", ended.errors)
+    assert restarted is not None
+    assert int(restarted[1]) in range(3, 24, 3)
     assert differences(run, bench.whole(TWO)[0]) == []
 
 
