@@ -80,10 +80,14 @@ def test_synchronised_batch_normalisation_does_not_depend_on_the_workers(tmp_pat
     ("train", "optimizer", "tolerance"),
     [
         ({"precision": "float64", "accumulate": 2, "clip_norm": 0.5}, {"warm_up": 5, "scale_from": 4}, 1e-10),
-        ({"precision": "float64"}, {"name": "lars", "learning_rate": 20.0, "trust": 0.01, "decay": 1e-4}, 1e-10),
+        ({"precision": "float64"}, {"name": "lars", "learning_rate": 0.2, "trust": 0.05, "decay": 1e-4}, 1e-10),
         ({"precision": "float64"}, {"name": "lamb", "learning_rate": 0.01, "decay": 0.01}, 1e-10),
         ({"precision": "mixed_bfloat16"}, {}, 3e-2),
-        ({"precision": "mixed_bfloat16", "compression": "float16"}, {"name": "lars", "learning_rate": 20.0}, 3e-2),
+        (
+            {"precision": "mixed_bfloat16", "compression": "float16"},
+            {"name": "lars", "learning_rate": 0.02, "trust": 0.05},
+            3e-2,
+        ),
     ],
 )
 def test_one_two_and_three_workers_train_alike(
