@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ from distrain.bench.outside import SIZES, STEPS
 from distrain.errors import RunFailed
 from distrain.job.schema import Job
 from distrain.model.build import Trained, build
-from distrain.step.train_step import FLAGS, build_train_step, crop_labels
+from distrain.step.train_step import FLAGS, crop_labels
 from distrain.train.opening import Request
-from distrain.train.run import Kept, begin, wire
+from distrain.train.run import Kept, begin, build_step
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
@@ -60,20 +61,11 @@ class Inside:
 
     def step(self) -> list[Figure]:
         """The step taken apart: by what it takes without one of its parts."""
-        parts, job, world = self._parts, self._job, self._started.world
+        parts, world = self._parts, self._started.world
 
         def built(statistics: bool, collectives: Collectives) -> Callable[[], None]:
-            kept = parts.statistics if statistics else None
-            step = build_train_step(
-                parts.trained,
-                kept,
-                collectives,
-                parts.training.spec,
-                world,
-                accumulate=job.train.accumulate,
-                clip_norm=job.train.clip_norm,
-                wire=wire(job, parts.schedule, world),
-            )
+            kept = parts if statistics else replace(parts, statistics=None)
+            step = build_step(self._job, kept, collectives, world)
             return self._repeating(lambda *batch: bool(step(*batch).applied))
 
         gradients = _gradients(parts.trained)
@@ -202,8 +194,9 @@ class Inside:
 
     def _meet(self) -> None:
         """Wait for the worlds that are measured beside this one, so that all are measured at the same time."""
-        if self._beside is None or self._started.world.rank != 0:
+        if self._beside is None:
             return
+        assert self._started.world.size == 1, "only single workers are measured side by side"
         folder, count = self._beside
         (folder / f"ready-{os.getpid()}").touch()
         deadline = time.monotonic() + MEETING_SECONDS
@@ -263,7 +256,6 @@ class Inside:
         trained.optimizer.build(variables)
         gradients_of = _gradients(trained)
 
-        @tf.function(autograph=False)  # type: ignore[untyped-decorator, unused-ignore]  # TensorFlow has no types
         def step(
             images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor
         ) -> tf.Tensor:

@@ -45,6 +45,9 @@ def _watched(do: Callable[[Started, Watch], int], stop: StopRequest, watch: Watc
         code = do(started, watch)
         watch.doing("leaving the world")
         stop.end()
+        if started.membership is None:
+            # All have done all: what rank 0 writes down at the end may take it a while.
+            started.control.gather(None)
         return _left(started, code)
     except Dismissed as dismissal:
         print(dismissal, file=sys.stderr)
@@ -101,9 +104,6 @@ def _left(started: Started, code: int) -> int:
     The last that ranks wait for each other is behind them then, and no other rank would notice one that is stopped
     while Python and TensorFlow clear up. The launcher does, once it knows.
     """
-    if started.horovod is not None and started.membership is None:
-        # All have done all: what rank 0 writes down at the end may take it a while.
-        started.control.gather(None)
     started.close()
     if started.horovod is not None:
         if MARK in os.environ:

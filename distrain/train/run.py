@@ -31,7 +31,7 @@ from distrain.log.serve import Report, Server
 from distrain.model.build import Trained, build
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint, verify
-from distrain.step.train_step import Wire, build_train_step
+from distrain.step.train_step import TrainStep, Wire, build_train_step
 from distrain.train.opening import Opened, Request, open_run, reopen
 from distrain.train.saving import Saving
 from distrain.train.schedule import Schedule, make_schedule
@@ -300,11 +300,19 @@ def build_parts(job: Job, started: Started, watch: Watch) -> Parts:
     return Parts(training, validation, schedule, trained, statistics, ReplicaState(trained, statistics))
 
 
-def wire(job: Job, schedule: Schedule, world: World) -> Wire | None:
-    """How the job wants gradients sent; alone there is nowhere to send them."""
-    if world.size == 1 or job.train.compression == "none":
-        return None
-    return Wire.for_batches_of(schedule.plan.batch_size)
+def build_step(job: Job, parts: Parts, collectives: Collectives, world: World) -> TrainStep:
+    """The compiled step as the job wants it; alone there is nowhere to send compressed gradients."""
+    compressed = world.size > 1 and job.train.compression != "none"
+    return build_train_step(
+        parts.trained,
+        parts.statistics,
+        collectives,
+        parts.training.spec,
+        world,
+        accumulate=job.train.accumulate,
+        clip_norm=job.train.clip_norm,
+        wire=Wire.for_batches_of(parts.schedule.plan.batch_size) if compressed else None,
+    )
 
 
 def make_statistics(options: Gradients, trained: Trained) -> GradientStatistics:
@@ -358,16 +366,7 @@ def _trainer(
         schedule=parts.schedule,
         progress=progress,
         batches=Batches(parts.training, parts.schedule.plan, world, progress.position, job.data.reading),
-        step=build_train_step(
-            parts.trained,
-            parts.statistics,
-            collectives,
-            parts.training.spec,
-            world,
-            accumulate=job.train.accumulate,
-            clip_norm=job.train.clip_norm,
-            wire=wire(job, parts.schedule, world),
-        ),
+        step=build_step(job, parts, collectives, world),
         verify=lambda step: verify(fingerprint, list(parts.state.variables), started.control, step),
         saving=Saving(job, world.rank, started.control, parts.schedule, saver, recorder, watch),
         recorder=recorder,
