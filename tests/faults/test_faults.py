@@ -88,6 +88,9 @@ def test_restarts_bring_a_killed_run_to_its_end(bench: Bench) -> None:
     command.insert(command.index("launch") + 1, "--restarts=2")
     process = begin_program([*command, "train", str(bench.job), "--run-dir", str(run), "--fresh"])
     wait_for_record(run, "step", 5, process)
+    # A thread of low priority writes the first one.
+    while not any((run / "checkpoints").glob("step_*")):
+        time.sleep(0.01)
     workers(process)[0].kill()
     ended = end(process)
     assert ended.code == 0, ended
