@@ -13,6 +13,7 @@ ORDER = (
     "job",
     "world",
     "data",
+    "kernels",
     "model",
     "gradients",
     "step",

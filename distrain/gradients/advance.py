@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from distrain.gradients import kernels
 from distrain.gradients.running_mean import Plan, sum_of_squares
+from distrain.kernels import compiled
 
 # What `advance` measures, with S the sum whose quotient is the running mean.
 PREVIOUS, PRODUCT, TOTAL, UPDATE, WEIGHT = range(5)
@@ -58,7 +58,7 @@ def advance(gradient: Gradient, folding: Folding | None, momentum: Momentum | No
     """
     touched = momentum.variable if momentum is not None else folding.recent if folding is not None else None
     assert touched is not None
-    if kernels.serves(touched):
+    if compiled.serve(touched):
         return _by_kernel(gradient, folding, momentum)
     return _by_tensorflow(gradient, folding, momentum)
 
@@ -77,9 +77,9 @@ def _by_kernel(gradient: Gradient, folding: Folding | None, momentum: Momentum |
         variables += [momentum.variable.handle, momentum.velocity.handle]
     if folding is not None and folding.base is not None:
         variables.append(folding.base.handle)
-    library = kernels.library()
-    assert library is not None
-    return library.distrain_advance(
+    operations = compiled.operations()
+    assert operations is not None
+    return operations.distrain_advance(
         gradient=gradient.total,
         numbers=tf.stack([tf.cast(number, dtype) for number in numbers]),
         measure=measure,

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from distrain.model.dropout import Dropout
+from distrain.model.dropout import ReLUDropout
 from distrain.model.sync_batch_norm import StepBatchNormalization
 from distrain.model.unet import CropAndConcatenate
 
@@ -23,6 +23,7 @@ def portable(model: keras.Model, image_shape: tuple[int, int, int]) -> keras.Mod
     if not (isinstance(model, keras.Sequential) or hasattr(model, "operations")):
         return model
     crops: dict[str, Crop] = {}
+    drops: dict[str, keras.layers.Layer] = {}  # what follows the ReLU of that name
 
     def note(layer: keras.layers.Layer, *arguments: Any, **options: Any) -> Any:
         if isinstance(layer, CropAndConcatenate):
@@ -34,12 +35,20 @@ def portable(model: keras.Model, image_shape: tuple[int, int, int]) -> keras.Mod
             skipped, upsampled = arguments[0]
             cropped = keras.layers.Cropping2D(crops[layer.name], name=f"{layer.name}_crop")(skipped)
             return layer([cropped, upsampled])
-        return layer(*arguments, **options)
+        result = layer(*arguments, **options)
+        return drops[layer.name](result) if layer.name in drops else result
+
+    def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, ReLUDropout):
+            drops[f"{layer.name}_relu"] = keras.layers.Dropout(
+                1 - layer.keep, seed=layer.seed, name=layer.name, dtype=layer.dtype_policy
+            )
+        return _stock(layer)
 
     sized = keras.Input(image_shape, dtype=model.inputs[0].dtype)
     structure = type(model.input)([sized]) if isinstance(model.input, list | tuple) else sized
     keras.models.clone_model(model, input_tensors=structure, call_function=note)
-    copy = keras.models.clone_model(model, clone_function=_stock, call_function=call)
+    copy = keras.models.clone_model(model, clone_function=stock, call_function=call)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -71,8 +80,8 @@ def _crop(skipped: Any, upsampled: Any) -> Crop:
 def _stock(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Keras's layer for one of ours, a copy of any other."""
     common = {"name": layer.name, "dtype": layer.dtype_policy}
-    if isinstance(layer, Dropout):
-        return keras.layers.Dropout(1 - layer.keep, seed=layer.seed, **common)
+    if isinstance(layer, ReLUDropout):
+        return keras.layers.ReLU(name=f"{layer.name}_relu", dtype=layer.dtype_policy)
     if isinstance(layer, CropAndConcatenate):
         return keras.layers.Concatenate(**common)
     if isinstance(layer, StepBatchNormalization):

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from distrain.job.schema import UNet
-from distrain.model.dropout import Dropout
+from distrain.model.dropout import ReLUDropout
 
 
 @keras.saving.register_keras_serializable("distrain")
@@ -29,7 +29,9 @@ def centre(tensor: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """The central part of `tensor` [b, H, W, ...] of the height and width of `target` [b, h, w, ...]."""
     shape, wanted = _height_width(tensor), _height_width(target)
     top, left = ((have - want) // 2 for have, want in zip(shape, wanted, strict=True))
-    return tensor[:, top : top + wanted[0], left : left + wanted[1]]
+    rest = tensor.shape.rank - 3
+    # Not tensor[:, top:..., left:...], whose gradient takes a tenth of a U-Net's step: it goes element by element.
+    return tf.slice(tensor, tf.stack([0, top, left, *[0] * rest]), tf.stack([-1, *wanted, *[-1] * rest]))
 
 
 def _height_width(tensor: tf.Tensor) -> tuple[Any, Any]:
@@ -75,20 +77,20 @@ class _Builder:
     def convolutions(self, value: Any, name: str, features: int) -> Any:
         """Twice: convolution, ReLU, dropout."""
         options = self._options
+        drops = options.keep_probability < 1
         for number in (1, 2):
             value = keras.layers.Conv2D(
                 features,
                 options.kernel,
                 padding=options.padding,
-                activation="relu",
+                activation=None if drops else "relu",
                 kernel_initializer=self.initializer(),
                 name=f"{name}_conv_{number}",
             )(value)
-            if options.keep_probability < 1:
+            if drops:
                 self._seed += 1
-                value = Dropout(options.keep_probability, seed=self._seed % 2**31, name=f"{name}_dropout_{number}")(
-                    value
-                )
+                seed = self._seed % 2**31
+                value = ReLUDropout(options.keep_probability, seed=seed, name=f"{name}_dropout_{number}")(value)
         return value
 
     def upsampling(self, value: Any, name: str, features: int) -> Any:

@@ -40,10 +40,10 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.data.provider import ExampleSpec
-from distrain.gradients import kernels
 from distrain.gradients.advance import Gradient, Momentum, advance
 from distrain.gradients.statistics import Contribution, GradientStatistics
 from distrain.job.load import check_job
+from distrain.kernels import compiled
 from distrain.model.build import Trained, build
 from distrain.step.train_step import FLAGS, build_train_step
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
@@ -74,7 +74,7 @@ def main() -> None:
         "off": {"kind": None},
         "on": {"kind": GradientStatistics},
         "every 10": {"kind": GradientStatistics, "every": 10},
-        "by TensorFlow": {"kind": GradientStatistics, "compiled": False},
+        "by TensorFlow": {"kind": GradientStatistics, "by_kernel": False},
         "per variable": {"kind": PerVariable},
         "flat": {"kind": Flat},
         "XLA": {"kind": Compiled},
@@ -136,7 +136,7 @@ def make_step(
     collectives: Collectives,
     *,
     kind: type[GradientStatistics] | None,
-    compiled: bool = True,
+    by_kernel: bool = True,
     every: int = 1,
 ) -> Step:
     """The service's own step over one batch a worker that is in memory."""
@@ -147,11 +147,11 @@ def make_step(
     images = tf.constant(generator.random((batch, *spec.image_shape), np.float32))
     labels = tf.constant(generator.integers(0, spec.classes, (batch, *spec.label_shape)).astype(np.int32))
     weights, key, flags = tf.ones(batch), tf.constant([1, 2], tf.uint32), tf.zeros(FLAGS)
-    serves = kernels.serves
-    if not compiled:
-        kernels.serves = lambda variable: False  # while it is traced
+    serve = compiled.serve
+    if not by_kernel:
+        compiled.serve = lambda value: False  # while it is traced
     step(images, labels, weights, key, flags)
-    kernels.serves = serves
+    compiled.serve = serve
     return lambda: float(step(images, labels, weights, key, flags).loss)
 
 
@@ -219,8 +219,8 @@ class Compiled(PerVariable):
     """Per variable, by XLA."""
 
     def fold(self, gradients: Sequence[tf.Tensor], count: tf.Tensor) -> tf.Tensor:
-        compiled = tf.function(super().fold, jit_compile=True, autograph=False)
-        return compiled(list(gradients), count)
+        fold = tf.function(super().fold, jit_compile=True, autograph=False)
+        return fold(list(gradients), count)
 
 
 @contextmanager

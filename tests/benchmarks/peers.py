@@ -1,12 +1,12 @@
 """The whole service against what else there is, over the same U-Net on the same cores, in turns.
 
-    .venv/bin/python tests/benchmarks/peers.py [--rounds 5] [--workers 2] [--torch PYTHON]
+    .venv/bin/python tests/benchmarks/peers.py [--rounds 5] [--workers 2] [--steps 40] [--torch PYTHON]
 
 In each round every one of them starts its processes, makes 40 steps of a batch of 4 images of 172 x 172 a worker, with
 one thread a worker, and tells the median of the last 30: distrain with everything on (data, statistics, records,
 TensorBoard), by Gloo and by MPI; MultiWorkerMirroredStrategy, and with PYTHON, which has it, PyTorch's
-DistributedDataParallel, both with one batch from memory and nothing recorded. Prints medians over the rounds, and
-ratios.
+DistributedDataParallel, both with one batch from memory and nothing recorded; with one worker the trainer of 2016 too,
+its running average and norms on. Prints medians over the rounds, and ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 OTHERS = Path(__file__).parent / "others"
-STEPS, LAST = 40, 30
+LAST = 30
 
 
 def main() -> None:
@@ -31,16 +31,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--torch", help="a Python that has PyTorch")
     arguments = parser.parse_args()
-    workers = arguments.workers
+    workers, steps = arguments.workers, arguments.steps
     kinds: dict[str, Callable[[], float]] = {
-        "distrain, Gloo": lambda: ours("gloo", workers),
-        "distrain, MPI": lambda: ours("mpi", workers),
-        "MultiWorkerMirroredStrategy": lambda: other("multi_worker_strategy.py", sys.executable, workers),
+        "distrain, Gloo": lambda: ours("gloo", workers, steps),
+        "distrain, MPI": lambda: ours("mpi", workers, steps),
+        "MultiWorkerMirroredStrategy": lambda: other("multi_worker_strategy.py", sys.executable, workers, steps),
     }
+    if workers == 1:
+        kinds["the trainer of 2016"] = lambda: other("origin.py", sys.executable, workers, steps)
     if arguments.torch:
-        kinds["PyTorch DDP"] = lambda: other("torch_ddp.py", arguments.torch, workers)
+        kinds["PyTorch DDP"] = lambda: other("torch_ddp.py", arguments.torch, workers, steps)
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     names = list(kinds)
     for turn in range(arguments.rounds):
@@ -55,7 +58,7 @@ def main() -> None:
         print(f"{name:30} {1000 * statistics.median(values):6.1f} ms a step; against {names[0]}: {shown}")
 
 
-def ours(controller: str, workers: int) -> float:
+def ours(controller: str, workers: int, steps: int) -> float:
     """The median step of the service, from its own log."""
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.yaml"
@@ -63,7 +66,7 @@ def ours(controller: str, workers: int) -> float:
             json.dumps(
                 {
                     "data": {"train": {"provider": "circles", "examples": 100_000, "size": 172}},
-                    "train": {"batch_size": 4 * workers, "steps": STEPS},
+                    "train": {"batch_size": 4 * workers, "steps": steps},
                     "optimizer": {"name": "momentum", "learning_rate": 0.2, "momentum": 0.2},
                     "parallel": {"threads": 1},
                 }
@@ -74,17 +77,17 @@ def ours(controller: str, workers: int) -> float:
         run = Path(folder) / "run"
         subprocess.run([*command, "train", str(job), "--run-dir", str(run)], stdout=subprocess.DEVNULL, check=True)
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        steps = [record for record in map(json.loads, lines) if record["kind"] == "step"]
-        seconds: list[float] = [4 * workers / record["examples_per_second"] for record in steps[-LAST:]]
+        made = [record for record in map(json.loads, lines) if record["kind"] == "step"]
+        seconds: list[float] = [4 * workers / record["examples_per_second"] for record in made[-LAST:]]
         return statistics.median(seconds)
 
 
-def other(script: str, python: str, workers: int) -> float:
+def other(script: str, python: str, workers: int, steps: int) -> float:
     """The median step that rank 0 of such a world tells."""
     ports = ",".join(str(port) for port in free_ports(workers))
     started = [
         subprocess.Popen(
-            [python, str(OTHERS / script), str(rank), ports, str(STEPS)],
+            [python, str(OTHERS / script), str(rank), ports, str(steps)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

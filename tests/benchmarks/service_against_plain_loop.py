@@ -27,7 +27,7 @@ import tensorflow as tf
 from distrain.data.batches import Batches, LocalBatch
 from distrain.job.load import check_job
 from distrain.job.schema import Job, UNet
-from distrain.model.dropout import Dropout
+from distrain.model.portable import portable
 from distrain.model.unet import build_unet
 from distrain.train import run as service
 from distrain.train.opening import Request
@@ -107,9 +107,7 @@ def plain_step(*, stock_dropout: bool) -> Callable[[], None]:
     """One step of a loop as one would write it without any framework around."""
     model = build_unet(UNet(), channels=1, classes=2, seed=1)
     if stock_dropout:
-        model = keras.models.clone_model(
-            model, clone_function=lambda layer: stock(layer) if isinstance(layer, Dropout) else layer
-        )
+        model = portable(model, (SIZE, SIZE, 1))
     optimizer = keras.optimizers.SGD(0.2, momentum=0.2)
     optimizer.build(model.trainable_variables)
     images = tf.random.uniform([BATCH, SIZE, SIZE, 1])
@@ -127,11 +125,6 @@ def plain_step(*, stock_dropout: bool) -> Callable[[], None]:
         float(step(images, labels))
 
     return one
-
-
-def stock(layer: Dropout) -> keras.layers.Layer:
-    """Keras's own dropout in the place of ours."""
-    return keras.layers.Dropout(1 - layer.keep, name=layer.name)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from distrain.gradients import kernels
 from distrain.gradients.advance import MEASURED, UPDATE, WEIGHT, Folding, Gradient, Momentum, advance
 from distrain.gradients.running_mean import RunningMean
+from distrain.kernels import compiled
 
 SHAPES: list[tuple[int, ...]] = [(), (7,), (33, 5), (70_001,), (300, 500)]
 
@@ -49,7 +49,7 @@ def test_it_updates_as_keras_does(
     shape: tuple[int, ...], dtype: str, nesterov: bool, by_kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not by_kernel:
-        monkeypatch.setattr(kernels, "serves", lambda variable: False)
+        monkeypatch.setattr(compiled, "serve", lambda variable: False)
     random = np.random.default_rng(4)
     start = np.asarray(random.standard_normal(shape), dtype)
     plain, watched = (_Trainee(start, nesterov=nesterov, folded=folded) for folded in (False, True))
@@ -98,11 +98,11 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_variables_of_another_shape_are_refused() -> None:
-    library = kernels.library()
-    assert library is not None
+    operations = compiled.operations()
+    assert operations is not None
     variable = tf.Variable(tf.zeros(4))
     with pytest.raises(tf.errors.InvalidArgumentError, match="expected a variable of shape"):
-        library.distrain_advance(
+        operations.distrain_advance(
             gradient=tf.zeros(5),
             numbers=tf.zeros(7),
             measure=False,

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from distrain.gradients import kernels
 from distrain.gradients.measures import Moments
 from distrain.gradients.running_mean import RunningMean, sum_of_squares
 from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments
+from distrain.kernels import compiled
 
 SHAPES = ((3, 3, 2, 4), (4,), (), (1, 7), (5000,))
 Floats = npt.NDArray[np.float64]
@@ -22,9 +22,9 @@ Floats = npt.NDArray[np.float64]
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """By the compiled operation, and by TensorFlow's own."""
     if request.param == "kernels":
-        assert kernels.library() is not None, "the environment lacks distrain-kernels: run make check"
+        assert compiled.operations() is not None, "the environment lacks distrain-kernels: run make check"
     else:
-        monkeypatch.setattr(kernels, "serves", lambda variable: False)
+        monkeypatch.setattr(compiled, "serve", lambda variable: False)
     return str(request.param)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from distrain.data.provider import ExampleSpec
 from distrain.model.build import build_model
-from distrain.model.dropout import Dropout
+from distrain.model.dropout import ReLUDropout
 from distrain.model.portable import needed_code, portable
 from tests.support import make_job
 
@@ -44,9 +44,9 @@ def test_dropout_stays_for_those_who_train_on() -> None:
 
 def test_what_needs_code_is_found() -> None:
     inputs = keras.Input((4,))
-    own = keras.Model(inputs, Dropout(0.5, seed=1)(inputs))
-    assert set(needed_code(keras.saving.serialize_keras_object(own))) == {"distrain>Dropout"}
+    own = keras.Model(inputs, ReLUDropout(0.5, seed=1)(inputs))
+    assert set(needed_code(keras.saving.serialize_keras_object(own))) == {"distrain>ReLUDropout"}
     inside = keras.Sequential([keras.Input((4,)), own])
-    assert "distrain>Dropout" in set(needed_code(keras.saving.serialize_keras_object(inside)))
+    assert "distrain>ReLUDropout" in set(needed_code(keras.saving.serialize_keras_object(inside)))
     function = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs))
     assert set(needed_code(keras.saving.serialize_keras_object(function))) == {"a lambda"}

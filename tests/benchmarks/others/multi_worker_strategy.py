@@ -25,19 +25,15 @@ tf.config.threading.set_inter_op_parallelism_threads(1)
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
 from distrain.job.schema import UNet
-from distrain.model.dropout import Dropout
+from distrain.model.portable import portable
 from distrain.model.unet import build_unet
 
 SIZE, BATCH = 172, 4
 
 
-def stock(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """What a user of Keras has: its own dropout."""
-    return keras.layers.Dropout(1 - layer.keep, name=layer.name) if isinstance(layer, Dropout) else layer
-
-
 with strategy.scope():
-    model = keras.models.clone_model(build_unet(UNet(), channels=1, classes=2, seed=1), clone_function=stock)
+    # What a user of Keras has: its own layers, dropout among them.
+    model = portable(build_unet(UNet(), channels=1, classes=2, seed=1), (SIZE, SIZE, 1))
     optimizer = keras.optimizers.SGD(0.2, momentum=0.2)
     optimizer.build(model.trainable_variables)
 
