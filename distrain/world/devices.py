@@ -12,10 +12,23 @@ from distrain.errors import BadInput
 from distrain.world.cores import cores, cpu_quota
 from distrain.world.topology import World
 
+# NCCL's own variable, without which it refuses several ranks on one GPU.
+SHARED = "NCCL_MULTI_RANK_GPU_ENABLE"
+
 
 def threads_for(world: World, *, cores: int, bound_cores: int) -> int:
     """Threads for one worker: its share of the host's cores, and no more than those that it is bound to."""
     return max(1, min(bound_cores, cores // world.local_size))
+
+
+def gpu_for(world: World, *, gpus: int, shared: bool) -> int:
+    """Number of the GPU that a worker takes: one for each, or in turn where `shared`. Raises `BadInput` if too few."""
+    if world.local_size > gpus and not shared:
+        raise BadInput(
+            f"{world.local_size} workers on a host with {gpus} GPUs, expected one GPU for each: start fewer, set "
+            f"CUDA_VISIBLE_DEVICES= to train on the CPU, or {SHARED}=1 to try several workers on one GPU"
+        )
+    return world.local_rank % gpus
 
 
 def prepare(world: World, *, threads: int | None, deterministic: bool) -> None:
@@ -28,13 +41,9 @@ def prepare(world: World, *, threads: int | None, deterministic: bool) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        if world.local_rank >= len(gpus):
-            raise BadInput(
-                f"{world.local_size} workers on a host with {len(gpus)} GPUs, expected one GPU for each: "
-                "start fewer, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
-            )
-        tf.config.set_visible_devices(gpus[world.local_rank], "GPU")
-        tf.config.experimental.set_memory_growth(gpus[world.local_rank], True)
+        gpu = gpus[gpu_for(world, gpus=len(gpus), shared=os.environ.get(SHARED) == "1")]
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.set_memory_growth(gpu, True)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
 
