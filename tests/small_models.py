@@ -150,6 +150,8 @@ def bits(variables: Sequence[tf.Variable]) -> list[bytes]:
 class OtherRank:
     """Collectives of a rank in a world of 2: adds what `other` holds, which another step has `given`."""
 
+    rank, size = 0, 2
+
     def __init__(self) -> None:
         self.given: list[npt.NDArray[Any]] = []
         self.other: list[npt.NDArray[Any]] | None = None
@@ -165,6 +167,12 @@ class OtherRank:
 
     def named(self, name: str) -> OtherRank:
         return self
+
+    def alltoall(self, rows: tf.Tensor) -> tf.Tensor:
+        raise AssertionError("what the other rank has depends on this one")
+
+    def allgather(self, part: tf.Tensor) -> tf.Tensor:
+        raise AssertionError("what the other rank has depends on this one")
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return tensor

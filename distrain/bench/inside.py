@@ -177,7 +177,7 @@ class Inside:
         self._meet()
         times = [self._seconds(self._one_step) for _ in range(STEPS * self._turns)]
         numbers = sum(variable.shape.num_elements() for variable in self._parts.trained.trainable())
-        compressed = self._job.train.compression == "float16"
+        compressed = self._job.train.compression != "none"
         size = numbers * (2 if compressed else self._parts.trained.trainable()[0].dtype.size)
         return [
             Figure.of("steps", "a step", [1000 * value for value in times], "ms"),

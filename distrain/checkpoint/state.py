@@ -53,8 +53,8 @@ class State:
 class ReplicaState(State):
     """All variables that make a replica, in three groups with fixed names.
 
-    `weights/...`: trainable weights and buffers; `optimizer/...`: its step count and slots; `gradient_mean/...`: the
-    running mean, its count, and what else the gradients' statistics carry on.
+    `weights/...`: trainable weights and buffers; `optimizer/...`: its step count and slots, and the loss scale where
+    there is one; `gradient_mean/...`: the running mean, its count, and what else the gradients' statistics carry on.
     """
 
     def __init__(self, trained: Trained, statistics: GradientStatistics | None) -> None:
@@ -63,6 +63,9 @@ class ReplicaState(State):
             "optimizer": [(variable.path, variable.value) for variable in trained.optimizer.variables],
             "gradient_mean": [],
         }
+        if trained.loss_scale is not None:
+            scale = trained.loss_scale
+            groups["optimizer"] += [("loss_scale", scale.scale), ("loss_scale_steps", scale.steps)]
         if statistics is not None:
             paths = [weight.path for weight in trained.model.trainable_variables]
             groups["gradient_mean"] = list(statistics.state(paths).items())

@@ -27,9 +27,10 @@ class Progress:
     """How far a run has come: replica state that is no tensor, equal on all ranks.
 
     `position` counts the examples drawn, `skipped` the steps that were not applied, `skipped_in_row` those since the
-    last applied one. `epoch_loss` and `epoch_examples` are sums over the epoch so far, from which its mean is taken;
-    `epoch_bad` counts the examples of it that were skipped because they could not be read. `best` is the best
-    validation value so far of the metric that `checkpoint.best` names, reached at `best_step`.
+    last applied one; where the loss scale was too high it is neither. `epoch_loss` and `epoch_examples` are sums over
+    the epoch so far, from which its mean is taken; `epoch_bad` counts the examples of it that were skipped because they
+    could not be read. `best` is the best validation value so far of the metric that `checkpoint.best` names, reached at
+    `best_step`.
     """
 
     step: int = 0

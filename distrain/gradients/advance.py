@@ -45,10 +45,10 @@ class Momentum:
 
 
 class Gradient(NamedTuple):
-    """A gradient as the quotient of two tensors: the sum over examples and their number, ()."""
+    """A gradient as the quotient of two tensors: the sum over examples, and their number (), times its scale if any."""
 
     total: tf.Tensor
-    examples: tf.Tensor
+    divisor: tf.Tensor
 
 
 def advance(gradient: Gradient, folding: Folding | None, momentum: Momentum | None) -> tf.Tensor:
@@ -65,7 +65,7 @@ def advance(gradient: Gradient, folding: Folding | None, momentum: Momentum | No
 
 def _by_kernel(gradient: Gradient, folding: Folding | None, momentum: Momentum | None) -> tf.Tensor:
     dtype = gradient.total.dtype
-    numbers: list[tf.Tensor | float] = [gradient.examples, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    numbers: list[tf.Tensor | float] = [gradient.divisor, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     measure: tf.Tensor | bool = False
     variables = []
     if folding is not None:
@@ -92,7 +92,7 @@ def _by_kernel(gradient: Gradient, folding: Folding | None, momentum: Momentum |
 
 def _by_tensorflow(gradient: Gradient, folding: Folding | None, momentum: Momentum | None) -> tf.Tensor:
     dtype = gradient.total.dtype
-    value = gradient.total / gradient.examples
+    value = gradient.total / gradient.divisor
     nothing = tf.zeros([], dtype)
     if momentum is None:
         assert folding is not None

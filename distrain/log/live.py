@@ -23,6 +23,7 @@ STEP_VALUES = {
     "learning_rate": ("learning_rate", "Learning rate of the newest recorded step."),
     "examples_per_second": ("examples_per_second", "Examples of all workers per second, since the record before."),
     "gradient_norm": ("gradient_norm", "L2 norm of the averaged gradient."),
+    "loss_scale": ("loss_scale", "What the loss is multiplied by, as layers compute in float16."),
     "mean_norm": ("gradient_mean_norm", "L2 norm of the running mean of the gradients."),
     "noise_scale": ("gradient_noise_scale", "Gradient noise scale, in examples."),
     "update_ratio": ("gradient_update_ratio", "Norm of the update over the norm of the weights."),
@@ -33,6 +34,7 @@ STEP_VALUES = {
 }
 COUNTED_EVENTS = {
     "skipped": ("skipped_steps", "Steps skipped since this process began, as loss or gradient was not finite."),
+    "overflow": ("overflows", "Steps left out since this process began, as the loss scale was too high; it is halved."),
     "bad_example": ("bad_examples", "Examples skipped since this process began, as they could not be read."),
     "checkpoint_failed": ("checkpoint_failures", "Checkpoints that could not be written since this process began."),
 }

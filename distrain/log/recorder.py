@@ -99,9 +99,7 @@ class Recorder:
                 self._live.stepped(waited)
             epoch = batch.start // self._epoch_examples
             if not result.applied:
-                unread = int(result.flags[BAD]) == batch.size
-                reason = "no example could be read" if unread else "loss or gradient not finite"
-                self.event("skipped", after.step, epoch, batch.stop, reason=reason)
+                self._left_out(after.step, epoch, batch, result)
                 return
             loss = float(result.loss)
             if self._display is not None:
@@ -121,6 +119,8 @@ class Recorder:
                 "data_wait_seconds": waited,
                 "gradient_norm": _norm(result.gradient_squares.numpy()),
             }
+            if result.loss_scale > 0:
+                values["loss_scale"] = float(result.loss_scale)
             if "mean_norm" in over_all:
                 values["mean_norm"] = over_all["mean_norm"]
             values |= {name: over_all[name] for name in IN_STEPS if name in over_all}
@@ -194,6 +194,14 @@ class Recorder:
         self._metrics.write_timed(kind, **fields)
         if self._live is not None:
             self._live.record(kind, fields)
+
+    def _left_out(self, step: int, epoch: int, batch: Batch, result: StepResult) -> None:
+        if result.overflowed:
+            self.event("overflow", step, epoch, batch.stop, loss_scale=float(result.loss_scale))
+            return
+        unread = int(result.flags[BAD]) == batch.size
+        reason = "no example could be read" if unread else "loss or gradient not finite"
+        self.event("skipped", step, epoch, batch.stop, reason=reason)
 
     def _measure(self, step: int, epoch: int, measured: tuple[Moments, RankMoments] | None) -> dict[str, float]:
         """Write down the measures of a step; returns those over all variables that can be told."""

@@ -29,6 +29,7 @@ from distrain.job.schema import (
     OptimizerChoice,
     UNet,
 )
+from distrain.model.loss_scale import LossScale
 from distrain.model.losses import Loss, cross_entropy, dice
 from distrain.model.optimizers import LARS, WarmUp
 from distrain.model.sync_batch_norm import synchronised
@@ -39,7 +40,8 @@ from distrain.model.unet import build_unet
 class Trained:
     """What is trained: the model, its loss per example, the factor of its kernels' squares, and the optimizer.
 
-    `rate` is the learning rate where that is fixed for all of the run, by the job.
+    `rate` is the learning rate where that is fixed for all of the run, by the job; `loss_scale` is there where layers
+    compute in float16.
     """
 
     model: keras.Model
@@ -47,6 +49,7 @@ class Trained:
     l2: float
     optimizer: keras.optimizers.Optimizer
     rate: float | None = None
+    loss_scale: LossScale | None = None
 
     def trainable(self) -> list[tf.Variable]:
         """The trainable weights as TensorFlow's variables, in the model's order."""
@@ -79,7 +82,9 @@ def build(job: Job, spec: ExampleSpec, *, batch_size: int, epoch_steps: int) -> 
     optimizer = _optimizer(job.optimizer, batch_size=batch_size, epoch_steps=epoch_steps)
     optimizer.build(model.trainable_variables)
     fixed = isinstance(job.optimizer, Decaying) and not callable(getattr(optimizer, "_learning_rate", None))
-    return Trained(model, loss, l2, optimizer, float(optimizer.learning_rate) if fixed else None)
+    rate = float(optimizer.learning_rate) if fixed else None
+    loss_scale = LossScale() if job.train.precision == "mixed_float16" else None
+    return Trained(model, loss, l2, optimizer, rate, loss_scale)
 
 
 def build_model(job: Job, spec: ExampleSpec) -> keras.Model:
@@ -163,7 +168,10 @@ def _optimizer(options: OptimizerChoice, *, batch_size: int, epoch_steps: int) -
             kind = type(optimizer).__name__
             raise BadInput(f"'optimizer': {options.name} returned {kind}, expected a keras.optimizers.Optimizer")
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor is not None:
-            raise BadInput(f"'optimizer': {options.name} returned one that scales the loss, which is not done here")
+            raise BadInput(
+                f"'optimizer': {options.name} returned one that scales the loss, expected none: "
+                "'train.precision: mixed_float16' does"
+            )
         return optimizer
     rate = _learning_rate(options, options.learning_rate, batch_size=batch_size, epoch_steps=epoch_steps)
     if isinstance(options, Adam):

@@ -20,6 +20,16 @@ def turn_of(steps: tf.Tensor, size: int) -> tf.Tensor:
     return steps % -(-size // PLACES)
 
 
+def told(
+    loss_sum: tf.Tensor, examples: tf.Tensor, own: Contribution, steps: tf.Tensor | None, world: World
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Whose turn it is after `steps`, and this rank's part of the vector, empty where none are kept, or alone."""
+    if steps is None or world.size == 1:
+        return tf.zeros([], tf.int64), tf.zeros([0, REPORT], examples.dtype)
+    turn = turn_of(steps, world.size)
+    return turn, report(loss_sum, examples, own, turn, world)
+
+
 def report(loss_sum: tf.Tensor, examples: tf.Tensor, own: Contribution, turn: tf.Tensor, world: World) -> tf.Tensor:
     """This rank's report at its place among the others' [places, REPORT], zeros elsewhere and out of turn."""
     mine = tf.cast(turn == world.rank // PLACES, examples.dtype)

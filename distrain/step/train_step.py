@@ -6,7 +6,6 @@ the allreduce gave to all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,9 +17,11 @@ from distrain.gradients.measures import Moments, RankMoments
 from distrain.gradients.running_mean import sum_of_squares
 from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution
 from distrain.model.build import Trained
+from distrain.model.loss_scale import LossScale
 from distrain.model.sync_batch_norm import Exchange, exchanging
 from distrain.model.unet import centre
 from distrain.step import rank_reports
+from distrain.step.reduction import Reduction, Slices, added
 from distrain.step.update import Update
 from distrain.world.collectives import Collectives
 from distrain.world.topology import World
@@ -35,13 +36,16 @@ class StepResult(NamedTuple):
 
     `flags` [5]: how many ranks raised STOP, SAVE, FAILED, RESIZE, and how many examples were skipped as BAD.
     `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
-    gradient were not finite, or a rank had failed. `moments`: those of `GradientStatistics.update`, [0, variables]
-    where they are not kept or not due; `groups` () and `examples` () of the step belong to them. `reports` are
-    those of the ranks whose `turn` it was (see `rank_reports`). `measured_of` reads the last five.
+    gradient were not finite, or a rank had failed; `overflowed`: only since the loss was scaled by `loss_scale` (0: it
+    was not), which is lower from now on. `moments`: those of `GradientStatistics.update`, [0, variables] where they are
+    not kept or not due; `groups` () and `examples` () of the step belong to them. `reports` are those of the ranks
+    whose `turn` it was (see `rank_reports`). `measured_of` reads the last five.
     """
 
     loss: tf.Tensor
     applied: tf.Tensor
+    overflowed: tf.Tensor
+    loss_scale: tf.Tensor
     flags: tf.Tensor
     learning_rate: tf.Tensor
     gradient_squares: tf.Tensor
@@ -50,29 +54,6 @@ class StepResult(NamedTuple):
     examples: tf.Tensor
     reports: tf.Tensor
     turn: tf.Tensor
-
-
-class Wire(NamedTuple):
-    """Sends sums of gradients in `dtype`, over a power of two that makes them about as large as the mean's parts.
-
-    What is too large for `dtype` becomes infinite on all ranks, and the step is left out.
-    """
-
-    dtype: tf.DType
-    divisor: float
-
-    @classmethod
-    def for_batches_of(cls, batch_size: int, dtype: tf.DType = tf.float16) -> Wire:
-        """How to send sums over the examples of such batches."""
-        return cls(dtype, 2.0 ** math.ceil(math.log2(batch_size)))
-
-    def packed(self, value: tf.Tensor) -> tf.Tensor:
-        """What is sent for one rank's sum."""
-        return tf.cast(value / tf.cast(self.divisor, value.dtype), self.dtype)
-
-    def unpacked(self, value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        """The sum that all ranks' parts came to."""
-        return tf.cast(value, dtype) * tf.cast(self.divisor, dtype)
 
 
 # images [b, h, w, c], labels [b, ...], weights [b] (1, or 0 for an example that only fills up an empty share),
@@ -89,11 +70,14 @@ def build_train_step(
     *,
     accumulate: int = 1,
     clip_norm: float | None = None,
-    wire: Wire | None = None,
+    part: float = 1.0,
+    wire: tf.DType | None = None,
 ) -> TrainStep:
     """The compiled step for examples of `spec`; it is traced once, whatever the sizes of the shares.
 
-    `wire` is how gradients are sent, as they are where it is None.
+    From the backward pass to the reduction gradients are those of the loss times `part`, a power of two: with `part_of`
+    the batch they are parts of the mean, and remain within the range of 16 bits. They are sent as `wire`, as they are
+    where it is None.
     """
     variables = trained.trainable()
     buffers = trained.buffers()
@@ -102,51 +86,55 @@ def build_train_step(
     update = Update(trained, statistics)
     # With one group in all, what it saw is what all saw.
     several = statistics is not None and world.size * accumulate > 1
-    part = Part(trained, variables, statistics if several else None, collectives)
+    portion = Part(trained, variables, statistics if several else None, collectives)
+    reduction = _reduction(variables, collectives, wire)
 
     def step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> StepResult:
         _set_random_states(trained.random_states(), key)
         weights = tf.cast(weights, dtype)
         buffers_before = [tf.identity(buffer) for buffer in buffers]
 
-        loss_sum, local, own = _accumulated(part, images, labels, weights, accumulate)
+        scale = trained.loss_scale
+        # A power of two, so that no digit changes, and division by the examples takes it back without another pass.
+        factor = tf.constant(part, dtype) if scale is None else scale.scale * part
+        loss_sum, local, own = _accumulated(portion, images, labels, weights, factor, accumulate)
+        own = Contribution(own.squares / factor**2, own.groups)
 
         count = tf.reduce_sum(weights)
-        turn, reports = tf.zeros([], tf.int64), tf.zeros([0, rank_reports.REPORT], dtype)
-        if statistics is not None and world.size > 1:
-            turn = rank_reports.turn_of(statistics.running_mean.count, world.size)
-            reports = rank_reports.report(loss_sum, count, own, turn, world)
+        steps = None if statistics is None else statistics.running_mean.count
+        turn, reports = rank_reports.told(loss_sum, count, own, steps, world)
         sums = tf.stack([loss_sum, count, own.groups])
         pieces = [sums, tf.cast(flags, dtype), own.squares, tf.reshape(reports, [-1])]
         # What the forward pass changed is averaged, not the values: frozen weights then keep every bit.
         changes = [
             (buffers[number] - buffers_before[number]) * tf.cast(count, buffers[number].dtype) for number in averaged
         ]
-        sent = local if wire is None else [wire.packed(gradient) for gradient in local]
-        summed = collectives.sum_group([*sent, *changes, tf.concat(pieces, axis=0)])
+        if reduction is None:
+            summed = collectives.sum_group([*local, *changes, tf.concat(pieces, axis=0)])
+        else:
+            summed = reduction(local, count * part) + collectives.sum_group([*changes, tf.concat(pieces, axis=0)])
         sums, flags, local_squares, told = tf.split(summed[-1], [piece.shape[0] for piece in pieces])
         loss_sum, examples, groups = tf.unstack(sums)
         reports = tf.reshape(told, reports.shape)
         loss = loss_sum / examples
-        totals = summed[: len(variables)]
-        totals = totals if wire is None else [wire.unpacked(total, dtype) for total in totals]
-        gradients = [Gradient(total, examples) for total in totals]
+        divisor = examples * factor
+        gradients = [Gradient(total, divisor) for total in summed[: len(variables)]]
         buffers_after = [
             buffers_before[number] + change / tf.cast(examples, change.dtype)
             for number, change in zip(averaged, summed[len(variables) : -1], strict=True)
         ]
 
-        squares = tf.stack([sum_of_squares(gradient.total) for gradient in gradients]) / examples**2
+        squares = tf.stack([sum_of_squares(gradient.total) for gradient in gradients]) / divisor**2
         norm = tf.sqrt(tf.reduce_sum(squares))
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-        for buffer in buffers_after:
-            finite &= tf.reduce_all(tf.math.is_finite(buffer))
+        sound = _all_finite([loss, *buffers_after]) & (flags[FAILED] == 0)
+        applied = sound & tf.math.is_finite(norm)
+        overflowed, loss_scale = _settled(scale, applied, sound & ~applied)
         learning_rate = tf.identity(tf.convert_to_tensor(trained.optimizer.learning_rate))
         contribution = Contribution(local_squares, groups) if several else Contribution(squares * examples, groups)
 
         def apply() -> tf.Tensor:
             clip = tf.ones([], dtype) if clip_norm is None else tf.minimum(tf.ones([], dtype), clip_norm / norm)
-            moments = update(gradients, squares, clip, learning_rate, contribution)
+            moments = update(gradients, squares, examples, clip, learning_rate, contribution)
             for number, value in zip(averaged, buffers_after, strict=True):
                 buffers[number].assign(value)
             return moments
@@ -156,9 +144,21 @@ def build_train_step(
                 buffer.assign(value)
             return tf.zeros([0, len(variables)], tf.float64)
 
-        applied = finite & (flags[FAILED] == 0)
         moments = tf.cond(applied, apply, skip)
-        return StepResult(loss, applied, flags, learning_rate, squares, moments, groups, examples, reports, turn)
+        return StepResult(
+            loss,
+            applied,
+            overflowed,
+            loss_scale,
+            flags,
+            learning_rate,
+            squares,
+            moments,
+            groups,
+            examples,
+            reports,
+            turn,
+        )
 
     signature = [
         tf.TensorSpec([None, *spec.image_shape], tf.float32),
@@ -169,6 +169,26 @@ def build_train_step(
     ]
     compiled: TrainStep = tf.function(step, input_signature=signature, autograph=False)
     return compiled
+
+
+def _reduction(variables: Sequence[tf.Variable], collectives: Collectives, wire: tf.DType | None) -> Reduction | None:
+    """How gradients are reduced other than by the allreduce of all else; None where that does, or there is one rank."""
+    if collectives.size == 1 or wire is None:
+        return None
+    return added(Slices(variables, collectives, wire))
+
+
+def _settled(scale: LossScale | None, applied: tf.Tensor, overflow: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Whether the loss scale was too high, and what it was, 0 where there is none; it is changed for the next step."""
+    if scale is None:
+        return tf.constant(False), tf.zeros([])
+    before, too_high = tf.convert_to_tensor(scale.scale), scale.too_high(overflow)
+    scale.settle(applied, too_high)
+    return too_high, before
+
+
+def _all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
 
 
 class Part(NamedTuple):
@@ -187,18 +207,21 @@ class Part(NamedTuple):
 
 
 def _accumulated(
-    part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, accumulate: int
+    part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, factor: tf.Tensor, accumulate: int
 ) -> tuple[tf.Tensor, list[tf.Tensor], Contribution]:
-    """Sum over this rank's examples of losses and of their gradients, in up to `accumulate` micro-batches."""
+    """Sum over this rank's examples of losses, and of their gradients times `factor`, in up to `accumulate` parts.
+
+    What they add to the statistics is of the gradients times `factor`, too.
+    """
     if accumulate == 1:
-        loss_sum, gradients = _summed(part, images, labels, weights)
+        loss_sum, gradients = _summed(part, images, labels, weights, factor)
         return loss_sum, gradients, part.measure(gradients, tf.reduce_sum(weights))
     count = tf.shape(images)[0]
     length = (count + accumulate - 1) // accumulate
 
     def add(start: tf.Tensor, loss_sum: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
         window = slice(start, start + length)
-        loss, gradients = _summed(part, images[window], labels[window], weights[window])
+        loss, gradients = _summed(part, images[window], labels[window], weights[window], factor)
         own = part.measure(gradients, tf.reduce_sum(weights[window]))
         return start + length, loss_sum + loss, *(one + two for one, two in zip(sums, [*gradients, *own], strict=True))
 
@@ -209,8 +232,10 @@ def _accumulated(
     return loss_sum, sums[:-2], Contribution(*sums[-2:])
 
 
-def _summed(part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Sum over examples of weighted losses, and its gradients; regularisation counts once for each example."""
+def _summed(
+    part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, factor: tf.Tensor
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Sum over examples of weighted losses, and its gradients times `factor`; regularisation counts once for each."""
     trained = part.trained
     exchange = Exchange(part.collectives.named, weights)
     with exchanging(exchange), tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -220,7 +245,8 @@ def _summed(part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
         # An example of weight 0 must not count even where its loss is not finite.
         loss_sum = tf.reduce_sum(tf.math.multiply_no_nan(losses, weights))
         loss_sum += tf.reduce_sum(weights) * _regularisation(trained, weights.dtype)
-    gradients = tape.gradient(loss_sum, part.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        scaled = loss_sum * factor
+    gradients = tape.gradient(scaled, part.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return loss_sum, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 

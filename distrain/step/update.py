@@ -27,13 +27,14 @@ class Update:
         self,
         gradients: Sequence[Gradient],
         squares: tf.Tensor,
+        examples: tf.Tensor,
         clip: tf.Tensor,
         rate: tf.Tensor,
         contribution: Contribution | None,
     ) -> tf.Tensor:
-        """Update; `squares` [variables] are of the gradients, before `clip` (), `rate` () is the learning rate.
+        """Update; `squares` [variables] are of the gradients over `examples` (), before `clip` ().
 
-        Returns the moments of `GradientStatistics.update`, or [0, variables].
+        `rate` () is the learning rate. Returns the moments of `GradientStatistics.update`, or [0, variables].
         """
         momenta = self._momenta(rate, clip) if self._in_one_pass else None
         if self._statistics is None:
@@ -49,7 +50,7 @@ class Update:
                 gradients,
                 squares,
                 contribution,
-                gradients[0].examples,
+                examples,
                 optimize=lambda: self._optimize(gradients, clip),
                 momenta=momenta,
             )
@@ -58,7 +59,7 @@ class Update:
         return moments
 
     def _optimize(self, gradients: Sequence[Gradient], clip: tf.Tensor) -> None:
-        values = [gradient.total / gradient.examples * clip for gradient in gradients]
+        values = [gradient.total / gradient.divisor * clip for gradient in gradients]
         self._trained.optimizer.apply(values, self._trained.model.trainable_variables)
 
     def _momenta(self, rate: tf.Tensor, clip: tf.Tensor) -> list[Momentum]:

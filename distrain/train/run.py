@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import tensorflow as tf
+
 from distrain import __version__
 from distrain.checkpoint.retention import Retention
 from distrain.checkpoint.saver import Saver
@@ -29,9 +31,10 @@ from distrain.log.recorder import Recorder
 from distrain.log.records import cut
 from distrain.log.serve import Report, Server
 from distrain.model.build import Trained, build
+from distrain.model.loss_scale import part_of
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint, verify
-from distrain.step.train_step import TrainStep, Wire, build_train_step
+from distrain.step.train_step import TrainStep, build_train_step
 from distrain.train.opening import Opened, Request, open_run, reopen
 from distrain.train.saving import Saving
 from distrain.train.schedule import Schedule, make_schedule
@@ -301,8 +304,8 @@ def build_parts(job: Job, started: Started, watch: Watch) -> Parts:
 
 
 def build_step(job: Job, parts: Parts, collectives: Collectives, world: World) -> TrainStep:
-    """The compiled step as the job wants it; alone there is nowhere to send compressed gradients."""
-    compressed = world.size > 1 and job.train.compression != "none"
+    """The compiled step as the job wants it."""
+    compression = job.train.compression
     return build_train_step(
         parts.trained,
         parts.statistics,
@@ -311,7 +314,8 @@ def build_step(job: Job, parts: Parts, collectives: Collectives, world: World) -
         world,
         accumulate=job.train.accumulate,
         clip_norm=job.train.clip_norm,
-        wire=Wire.for_batches_of(parts.schedule.plan.batch_size) if compressed else None,
+        part=part_of(parts.schedule.plan.batch_size),
+        wire=None if compression == "none" else tf.as_dtype(compression),
     )
 
 

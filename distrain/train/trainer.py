@@ -253,15 +253,15 @@ def beyond_limits(job: Job, progress: Progress, bad: list[str], *, epoch_example
 def advanced(progress: Progress, local: LocalBatch, result: StepResult, epoch_examples: int) -> Progress:
     """The progress after a step: a skipped one moves the position only, since its update was not made.
 
-    Nor was it where no example of the batch could be read, which says nothing about the run's health. An epoch's sums
-    begin anew with its first batch.
+    Nor was it where no example of the batch could be read, or the loss scale was too high, neither of which says
+    anything about the run's health. An epoch's sums begin anew with its first batch.
     """
     if local.batch.start % epoch_examples == 0:
         progress = replace(progress, epoch_loss=0.0, epoch_examples=0, epoch_bad=0)
     bad = int(result.flags[BAD])
     used = local.batch.size - bad
     progress = replace(progress, position=local.batch.stop, epoch_bad=progress.epoch_bad + bad)
-    if not used:
+    if not used or result.overflowed:
         return progress
     if not result.applied:
         return replace(progress, skipped=progress.skipped + 1, skipped_in_row=progress.skipped_in_row + 1)

@@ -13,14 +13,28 @@ import tensorflow as tf
 
 
 class Collectives(Protocol):
-    """Reductions over all ranks; each call is collective, and usable inside a `tf.function`."""
+    """Exchanges between all ranks; each call is collective, and usable inside a `tf.function`.
+
+    `rank` is this one of `size`.
+    """
+
+    rank: int
+    size: int
 
     def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The sum over ranks of each tensor, by one grouped allreduce for each dtype; shapes and dtypes stay."""
         ...
 
     def named(self, name: str) -> Collectives:
-        """The same, whose sums may go on while those of another name do."""
+        """The same, whose sums, alltoall and allgather may go on while those of another name do."""
+        ...
+
+    def alltoall(self, rows: tf.Tensor) -> tf.Tensor:
+        """Row r goes to rank r; returns what each rank has for this one, in rank order. [size, n] both."""
+        ...
+
+    def allgather(self, part: tf.Tensor) -> tf.Tensor:
+        """The parts [n] of all ranks in rank order, [size * n]."""
         ...
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
@@ -35,11 +49,20 @@ class Collectives(Protocol):
 class AloneCollectives:
     """A world of 1: nothing to do."""
 
+    rank = 0
+    size = 1
+
     def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         return list(tensors)
 
     def named(self, name: str) -> Collectives:
         return self
+
+    def alltoall(self, rows: tf.Tensor) -> tf.Tensor:
+        return rows
+
+    def allgather(self, part: tf.Tensor) -> tf.Tensor:
+        return part
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return tensor
@@ -51,12 +74,15 @@ class AloneCollectives:
 class HorovodCollectives:
     """Horovod's operations; `horovod` is the module `horovod.tensorflow`, initialised.
 
-    `step` names the groups of sums: those that may go on at the same time need different names.
+    `step` names what is exchanged: what may go on at the same time needs different names. Where the world changes, it
+    is another world's.
     """
 
     def __init__(self, horovod: Any, step: str = "distrain.step") -> None:
         self._hvd = horovod
         self._step = step
+        self.rank: int = horovod.rank()
+        self.size: int = horovod.size()
 
     def sum_group(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         # The inputs must not be constants: TensorFlow folds a collective of constants into its first result.
@@ -70,6 +96,14 @@ class HorovodCollectives:
 
     def named(self, name: str) -> Collectives:
         return HorovodCollectives(self._hvd, name)
+
+    def alltoall(self, rows: tf.Tensor) -> tf.Tensor:
+        received = self._hvd.alltoall(rows, name=f"{self._step}.alltoall")
+        return tf.ensure_shape(received, rows.shape)
+
+    def allgather(self, part: tf.Tensor) -> tf.Tensor:
+        gathered = self._hvd.allgather(part, name=f"{self._step}.allgather")
+        return tf.ensure_shape(gathered, [self.size * part.shape[0]])
 
     def maximum(self, tensor: tf.Tensor) -> tf.Tensor:
         return self._hvd.allreduce(tensor, op=self._hvd.Max, name="distrain.maximum")

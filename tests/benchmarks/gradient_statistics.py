@@ -187,7 +187,7 @@ class PerVariable(GradientStatistics):
         **others: object,
     ) -> tf.Tensor:
         count = tf.cast(self.running_mean.count.assign_add(1), tf.float32)
-        norms = self.fold([gradient.total / gradient.examples for gradient in gradients], count)
+        norms = self.fold([gradient.total / gradient.divisor for gradient in gradients], count)
         assert momenta is not None
         with tf.control_dependencies([norms]):
             for gradient, momentum in zip(gradients, momenta, strict=True):

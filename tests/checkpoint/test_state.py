@@ -35,7 +35,7 @@ def _bits(state: ReplicaState) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in state.arrays().items()}
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("precision", ["float32", "float64", "mixed_float16"])
 def test_what_was_written_is_restored_bit_for_bit(tmp_path: Path, precision: str) -> None:
     state = _state(precision=precision)
     _disturb(state)
@@ -58,6 +58,10 @@ def test_it_holds_all_that_a_step_changes() -> None:
     ]
     # Momentum's slots, the step count and the learning rate.
     assert len(held["optimizer"]) == len(trainable) + 2
+    mixed = list(_state(precision="mixed_float16").variables)
+    assert [name.split("/", 2)[2] for name in mixed if name.startswith("optimizer")][-2:] == [
+        *("loss_scale", "loss_scale_steps")
+    ]
 
 
 @pytest.mark.parametrize(

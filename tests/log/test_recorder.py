@@ -36,10 +36,12 @@ def _recorder(folder: Path, shown: io.StringIO | None = None, **options: Any) ->
     )
 
 
-def _result() -> StepResult:
+def _result(*, applied: bool = True, overflowed: bool = False, loss_scale: float = 0.0) -> StepResult:
     return StepResult(
         loss=tf.constant(0.5),
-        applied=tf.constant(True),
+        applied=tf.constant(applied),
+        overflowed=tf.constant(overflowed),
+        loss_scale=tf.constant(loss_scale),
         flags=tf.zeros([FLAGS]),
         learning_rate=tf.constant(0.1),
         gradient_squares=tf.constant([4.0, 1.0, 9.0]),
@@ -70,6 +72,20 @@ def _tags(folder: Path) -> dict[str, list[int]]:
     accumulator = EventAccumulator(str(folder / "events"), size_guidance={"tensors": 0})
     accumulator.Reload()
     return {tag: [event.step for event in accumulator.Tensors(tag)] for tag in accumulator.Tags()["tensors"]}
+
+
+def test_the_loss_scale_is_recorded_where_there_is_one(tmp_path: Path) -> None:
+    recorder = _recorder(tmp_path)
+    results = [_result(), _result(loss_scale=64.0), _result(applied=False, overflowed=True, loss_scale=64.0)]
+    for number, result in enumerate(results):
+        before, after = Cursor(min(number, 2), 8 * number), Cursor(min(number + 1, 2), 8 * number + 8)
+        recorder.step(before, after, Batch(8 * number, 8), [], result, 0.0)
+    recorder.close()
+    steps, events = _records(tmp_path, "step"), _records(tmp_path, "event")
+    assert ["loss_scale" in record for record in steps] == [False, True]
+    assert [(event["event"], event["step"], event["position"], event["loss_scale"]) for event in events] == [
+        ("overflow", 2, 24, 64.0)
+    ]
 
 
 def test_a_steps_record_tells_the_measures_over_all_variables(tmp_path: Path) -> None:

@@ -172,9 +172,11 @@ def test_what_does_not_fit_is_refused_in_one_line(sections: dict[str, Any], word
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_unet_of_mixed_precision_tells_float32() -> None:
-    trained = _build(train={"precision": "mixed_bfloat16"}, model={**SMALL, "keep_probability": 0.75})
+@pytest.mark.parametrize("layers", ["bfloat16", "float16"])
+def test_a_unet_of_mixed_precision_tells_float32(layers: str) -> None:
+    trained = _build(train={"precision": f"mixed_{layers}"}, model={**SMALL, "keep_probability": 0.75})
+    assert (trained.loss_scale is not None) is (layers == "float16")
     logits = trained.logits(np.zeros((2, *PIXELS.image_shape), np.float32), training=True)
     assert logits.dtype == tf.float32
-    assert trained.model.compute_dtype == "bfloat16"
+    assert trained.model.compute_dtype == layers
     assert {variable.dtype for variable in trained.model.trainable_variables} == {"float32"}

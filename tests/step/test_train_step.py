@@ -19,7 +19,6 @@ from distrain.step.train_step import (
     STOP,
     StepResult,
     TrainStep,
-    Wire,
     build_train_step,
     measured_of,
 )
@@ -372,51 +371,6 @@ def test_an_optimizer_that_accumulates_makes_a_step_of_two() -> None:
     assert bits(weights) == [value.tobytes() for value in before]
     trainee(make_examples(4))
     assert all(np.any(weight.numpy() != value) for weight, value in zip(weights, before, strict=True))
-
-
-def _compressed() -> tuple[Trainee, OtherRank]:
-    trainee = _trainee(of_two=True, wire=Wire.for_batches_of(5))
-    assert isinstance(trainee.collectives, OtherRank)
-    trainee.collectives.other = None
-    return trainee, trainee.collectives
-
-
-def test_gradients_are_sent_in_half_the_bytes_and_all_else_as_it_is() -> None:
-    examples = make_examples(5)
-    alone, (together, world) = _trainee(), _compressed()
-    expected = alone(examples)
-    together((examples[0][3:], examples[1][3:]))
-    world.other = world.given
-    count = len(together.trained.trainable())
-    assert {array.dtype.name for array in world.given[:count]} == {"float16"}
-    assert {array.dtype.name for array in world.given[count:]} == {"float64"}
-    together.restore(together.start)
-    result = together((examples[0][:3], examples[1][:3]))
-    np.testing.assert_allclose(result.loss, expected.loss, **CLOSE)
-    # A half has 11 bits; two are rounded, and their sum. What cancels in the sum is as wrong as its parts are.
-    for mean, reference in zip(together.means(), alone.means(), strict=True):
-        error = np.linalg.norm(mean - reference) / np.linalg.norm(reference)
-        assert 1e-6 < error < 1e-3
-
-
-def test_what_is_too_large_to_be_sent_leaves_the_step_out() -> None:
-    together, world = _compressed()
-    together(make_examples(2))
-    assert world.given
-    world.other = [np.full_like(array, 65504) if array.dtype == np.float16 else array for array in world.given]
-    together.restore(together.start)
-    before = bits(together.state())
-    examples = make_examples(2)
-    result = together((examples[0] * 1e12, examples[1]))
-    assert not bool(result.applied)
-    assert bits(together.state()) == before
-
-
-@pytest.mark.parametrize("batch_size", [1, 5, 8, 1000])
-def test_the_divisor_is_exact(batch_size: int) -> None:
-    divisor = Wire.for_batches_of(batch_size).divisor
-    assert batch_size <= divisor < 2 * batch_size
-    assert np.log2(divisor).is_integer()
 
 
 def test_mixed_precision_keeps_weights_and_sums_in_float32() -> None:

@@ -37,6 +37,12 @@ class OneWorker:
     def __init__(self) -> None:
         self.on_broadcast: Callable[[Any], Any] = lambda value: value
 
+    def rank(self) -> int:
+        return 0
+
+    def size(self) -> int:
+        return 1
+
     def grouped_allreduce(self, tensors: list[tf.Tensor], op: Any, name: str) -> list[tf.Tensor]:
         return [tf.identity(tensor) for tensor in tensors]
 

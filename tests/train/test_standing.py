@@ -17,6 +17,8 @@ from distrain.train.standing import Done, described, foremost, taken_over
 RESULT = StepResult(
     tf.constant(0.1, tf.float32),
     tf.constant(True),
+    tf.constant(False),
+    tf.constant(32768.0),
     tf.constant([0, 1, 0, 0, 0], tf.float32),
     tf.constant(0.2, tf.float64),
     tf.constant([1 / 3, 2.0], tf.float64),

@@ -20,14 +20,22 @@ NOTHING = tf.zeros([0])
 
 
 def _after(
-    progress: Progress, start: int, stop: int, *, loss: float = 2.0, applied: bool = True, bad: int = 0
+    progress: Progress,
+    start: int,
+    stop: int,
+    *,
+    loss: float = 2.0,
+    applied: bool = True,
+    overflowed: bool = False,
+    bad: int = 0,
 ) -> Progress:
     flags = np.zeros(FLAGS)
     flags[BAD] = bad
     floats, whole = np.zeros(0, np.float32), np.zeros(0, np.int32)
     batch = LocalBatch(Batch(start, stop - start), [], floats, whole, floats)
     numbers: dict[str, Any] = dict.fromkeys(StepResult._fields, NOTHING)
-    result = StepResult(**{**numbers, "loss": tf.constant(loss), "applied": tf.constant(applied), "flags": flags})
+    told = {"loss": tf.constant(loss), "applied": tf.constant(applied), "overflowed": tf.constant(overflowed)}
+    result = StepResult(**{**numbers, **told, "flags": flags})
     return advanced(progress, batch, result, 10)
 
 
@@ -45,6 +53,13 @@ def test_a_skipped_step_moves_the_position_alone() -> None:
     assert (progress.step, progress.position, progress.skipped, progress.skipped_in_row) == (1, 10, 1, 1)
     assert (progress.epoch_loss, progress.epoch_examples) == (12.0, 6)
     assert _after(progress, 10, 16).skipped_in_row == 0
+
+
+def test_a_loss_scale_that_was_too_high_is_no_sign_of_divergence() -> None:
+    progress = _after(_after(Progress(), 0, 3), 3, 6, applied=False)
+    progress = _after(progress, 6, 10, loss=float("inf"), applied=False, overflowed=True)
+    assert (progress.step, progress.position, progress.skipped, progress.skipped_in_row) == (1, 10, 1, 1)
+    assert (progress.epoch_loss, progress.epoch_examples) == (6.0, 3)
 
 
 def test_a_batch_that_could_not_be_read_is_no_sign_of_divergence() -> None:

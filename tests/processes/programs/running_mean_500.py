@@ -34,7 +34,7 @@ class Recording(GradientStatistics):
 
     def advance(self, gradients: Sequence[Gradient], *arguments: Any, **options: Any) -> tf.Tensor:
         for variable, gradient in zip(self.last, gradients, strict=True):
-            variable.assign(gradient.total / gradient.examples)
+            variable.assign(gradient.total / gradient.divisor)
         return super().advance(gradients, *arguments, **options)
 
 
