@@ -151,7 +151,10 @@ def _driver() -> Finding:
 
 
 def _gpus() -> Iterator[Finding]:
-    code = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')), tf.test.is_built_with_cuda())"
+    code = (
+        "from distrain.world.quick_import import import_tensorflow; import_tensorflow(); import tensorflow as tf; "
+        "print(len(tf.config.list_physical_devices('GPU')), tf.test.is_built_with_cuda())"
+    )
     line = _output([sys.executable, "-c", code])
     if line is None:
         yield Finding("TensorFlow's library", False, "cannot be loaded", REBUILD)
@@ -162,12 +165,12 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _controller(controller: str) -> Finding:
-    """Start 2 workers that add a number, as `launch` would start them."""
+    """Start 2 workers that add a number on the CPU, of which there is one for both, as `launch` would start them."""
     command = start_program(World(2, controller=controller), [sys.executable, "-c", PROBE], dict(os.environ))
     try:
         done = subprocess.run(
             command.arguments,
-            env={**os.environ, **command.environment},
+            env={**os.environ, **command.environment, "CUDA_VISIBLE_DEVICES": ""},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -41,6 +41,11 @@ def _watched(do: Callable[[Started, Watch], int], stop: StopRequest, watch: Watc
     started = None
     try:
         started = start(os.environ)
+        if started.world.controller == "gloo":
+            # What ranks tell each other before they have settled, of a wrong job for one, is tensors there.
+            from distrain.world.devices import use_no_gpu
+
+            use_no_gpu()
         watch.rank = started.world.rank
         code = do(started, watch)
         watch.doing("leaving the world")

@@ -21,6 +21,11 @@ def threads_for(world: World, *, cores: int, bound_cores: int) -> int:
     return max(1, min(bound_cores, cores // world.local_size))
 
 
+def use_no_gpu() -> None:
+    """Until `prepare` has chosen one: the first tensor would otherwise take all of them, for all ranks the same."""
+    tf.config.set_visible_devices([], "GPU")
+
+
 def gpu_for(world: World, *, gpus: int, shared: bool) -> int:
     """Number of the GPU that a worker takes: one for each, or in turn where `shared`. Raises `BadInput` if too few."""
     if world.local_size > gpus and not shared:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Keras takes these where it finds them, for plots, boxes on images, data frames in `fit` and wrappers of its models: a
 # third of the time that importing TensorFlow takes.
@@ -17,11 +20,17 @@ OPTIONAL = ("matplotlib", "pandas", "cv2", "sklearn")
 GREETING = r"^(WARNING: All log messages before absl::InitializeLog|I0000 .*\] oneDNN custom operations are on)"
 
 
+# In NVIDIA's packages for CUDA 12. TensorFlow 2.21 looks in the folder of each of them but this one's, and uses no GPU
+# where it does not find it; by its name alone it finds what has been loaded.
+CUSOLVER = Path("cusolver") / "lib" / "libcusolver.so.11"
+
+
 def import_tensorflow() -> None:
     """Import TensorFlow and Keras; to Keras what is `OPTIONAL` seems not to be installed, to all others it stays.
 
-    Only TensorFlow's `GREETING` is kept from standard error.
+    Only TensorFlow's `GREETING` is kept from standard error. Where there are packages for GPUs they are made to work.
     """
+    _load_cusolver()
     if "tensorflow" in sys.modules:
         return
     hidden = [name for name in OPTIONAL if name not in sys.modules]
@@ -36,6 +45,15 @@ def import_tensorflow() -> None:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+def _load_cusolver() -> None:
+    nvidia = importlib.util.find_spec("nvidia")
+    folders = [] if nvidia is None else nvidia.submodule_search_locations or []
+    for path in (Path(folder) / CUSOLVER for folder in folders):
+        if path.exists():
+            ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
+            return
 
 
 @contextmanager

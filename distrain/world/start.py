@@ -168,10 +168,12 @@ def _start_gloo(found: Launched) -> Started:
     def gather_bytes(data: bytes) -> list[bytes]:
         import tensorflow as tf
 
-        sizes = horovod.allgather(tf.constant([len(data)], tf.int64), name="distrain.control.sizes").numpy()
-        joined = horovod.allgather(tf.constant(list(data), tf.uint8), name="distrain.control.bytes").numpy().tobytes()
+        # By Gloo, also where there are GPUs: a world whose NCCL does not work can still say so.
+        with tf.device("CPU:0"):
+            sizes = horovod.allgather(tf.constant([len(data)], tf.int64), name="distrain.control.sizes").numpy()
+            joined = horovod.allgather(tf.constant(list(data), tf.uint8), name="distrain.control.bytes").numpy()
         ends = sizes.cumsum()
-        return [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        return [joined[end - size : end].tobytes() for size, end in zip(sizes, ends, strict=True)]
 
     control = BytesControl(gather_bytes)
     rank = announced_rank(os.environ)

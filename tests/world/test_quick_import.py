@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from distrain.world.quick_import import CUSOLVER
 
 PROGRAM = """
 import os, sys
@@ -58,3 +62,32 @@ def test_nothing_but_the_greeting_is_kept_from_standard_error(end: str, code: in
     assert lines[1].endswith("something else")
     assert last in lines[-1]
     assert not any("InitializeLog" in line or "oneDNN" in line for line in lines)
+
+
+FINDING = """
+import ctypes, sys
+sys.modules["tensorflow"] = object()  # it has been imported: by a program of Keras, for one
+from distrain.world.quick_import import import_tensorflow
+def found():
+    try:
+        return bool(ctypes.CDLL("libcusolver.so.11"))
+    except OSError:
+        return False
+before = found()
+import_tensorflow()
+print(before, found())
+"""
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorflow_finds_the_library_that_it_does_not_look_for(installed: bool, tmp_path: Path) -> None:
+    """As it looks for it: by its name."""
+    library = tmp_path / "nvidia" / CUSOLVER
+    library.parent.mkdir(parents=True)
+    if installed:
+        command = ["c++", "-shared", "-x", "c++", "-", "-o", str(library), f"-Wl,-soname,{library.name}"]
+        subprocess.run(command, input="int one;", text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}"}
+    command = [sys.executable, "-c", FINDING]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["False", str(installed)]
