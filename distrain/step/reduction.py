@@ -1,4 +1,4 @@
-"""From the gradients of each rank to those of all, where a plain allreduce does not serve: in 16 bits.
+"""From the gradients of each rank to those of all, where a plain allreduce does not serve: in 16 bits, or adaptively.
 
 All gradients are one vector, cut into as many slices as there are ranks. Each rank gets its slice of all ranks' vectors
 (an alltoall), makes one of them, and gives it to all (an allgather): as many bytes as the best allreduce. Each number

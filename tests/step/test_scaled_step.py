@@ -1,4 +1,4 @@
-"""Steps of several ranks in float16, and with gradients sent in 16 bits."""
+"""Steps of several ranks in float16, with gradients sent in 16 bits, and by Adasum."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from distrain.step.train_step import FAILED, FLAGS, StepResult, build_train_step
 from distrain.world.collectives import AloneCollectives
 from distrain.world.topology import World
 from tests.ranks import ThreadCollectives, on_all, world_of
+from tests.reductions import adasum
 from tests.small_models import SPEC, Arrays, bits, make_examples, make_trained, values
 
 KEY = np.array([3, 4], np.uint32)
@@ -266,3 +267,37 @@ def test_a_part_changes_no_bit() -> None:
         for replica in (whole, part):
             replica.step(make_examples(5, seed=seed))
     assert bits(part.state) == bits(whole.state)
+
+
+# ---- Adasum
+
+
+@pytest.mark.parametrize("options", [{"part": part_of(7)}, {"accumulate": 2, "clip_norm": 1e6}], ids=str)
+def test_adasum_updates_by_the_combined_means(options: dict[str, Any]) -> None:
+    examples = make_examples(7)
+    together = Replicas(2, statistics=False, adaptive=True, **options)
+    before = values(together.ranks[0].trained.trainable())
+    means = []
+    for part in (slice(0, 3), slice(3, 7)):
+        alone = Replica(None, "float64")
+        alone.step((examples[0][part], examples[1][part]))
+        assert alone.statistics is not None
+        means.append([mean.numpy() for mean in alone.statistics.running_mean.means()])
+    together.step(examples, (3, 4))
+    for old, new, one, other in zip(before, values(together.ranks[0].trained.trainable()), *means, strict=True):
+        np.testing.assert_allclose(new, old - 0.2 * adasum([one, other]), rtol=1e-12, atol=1e-14)
+
+
+def test_adasum_of_float16_layers_is_that_of_float32() -> None:
+    norms = {}
+    for precision, wire in (("float32", None), ("mixed_float16", tf.float16)):
+        together = Replicas(3, precision, statistics=False, adaptive=True, part=part_of(7), wire=wire)
+        norms[precision] = together.step(make_examples(7), (3, 0, 4))[0].gradient_squares
+    np.testing.assert_allclose(norms["mixed_float16"], norms["float32"], rtol=1e-2)
+
+
+def test_alone_adasum_is_the_mean() -> None:
+    plain, adaptive = Replica(None, "float64"), Replica(None, "float64", adaptive=True)
+    for replica in (plain, adaptive):
+        replica.step(make_examples(4))
+    assert bits(plain.state) == bits(adaptive.state)
