@@ -33,9 +33,10 @@ FLAGS = 5
 
 
 class StepResult(NamedTuple):
-    """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
+    """What one step tells; equal on every rank, tensors or, on the host, arrays.
 
-    `flags` [5]: how many ranks raised STOP, SAVE, FAILED, RESIZE, and how many examples were skipped as BAD.
+    `loss` is the mean over the global batch, before the update. `flags` [5]: how many ranks raised STOP, SAVE, FAILED,
+    RESIZE, and how many examples were skipped as BAD.
     `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
     gradient were not finite, or a rank had failed; `overflowed`: only since the loss was scaled by `loss_scale` (0: it
     was not), which is lower from now on. `moments`: those of `GradientStatistics.update`, [0, variables] where they are

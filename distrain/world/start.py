@@ -168,8 +168,11 @@ def _start_gloo(found: Launched) -> Started:
     def gather_bytes(data: bytes) -> list[bytes]:
         import tensorflow as tf
 
-        sizes = horovod.allgather(tf.constant([len(data)], tf.int64), name="distrain.control.sizes").numpy()
-        joined = horovod.allgather(tf.constant(list(data), tf.uint8), name="distrain.control.bytes").numpy().tobytes()
+        # On a GPU it would be NCCL's, and wait for whatever the device does.
+        with tf.device("CPU:0"):
+            sizes = horovod.allgather(tf.constant([len(data)], tf.int64), name="distrain.control.sizes").numpy()
+            gathered = horovod.allgather(tf.constant(list(data), tf.uint8), name="distrain.control.bytes")
+        joined = gathered.numpy().tobytes()
         ends = sizes.cumsum()
         return [joined[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
