@@ -19,7 +19,7 @@ from distrain.world.collectives import Collectives
 # What types of 16 bits are sent as: Horovod knows no bfloat16, and need not.
 PATTERN = tf.uint16
 
-# Sums over a rank's examples of their gradients, and how many these are () -> the reduced ones.
+# Sums over a rank's examples of their gradients, and what they are to be divided by for means () -> the reduced ones.
 Reduction = Callable[[Sequence[tf.Tensor], tf.Tensor], list[tf.Tensor]]
 
 
