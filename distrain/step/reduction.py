@@ -45,7 +45,7 @@ class Slices:
         self._dtype = models[0].dtype
         self._shapes = [model.shape for model in models]
         self._sizes = [shape.num_elements() for shape in self._shapes]
-        # The last slice may end with zeros that belong to nothing.
+        # What is left at the end is filled up with zeros that belong to nothing.
         self.length = -(-sum(self._sizes) // collectives.size)
 
     def pieces(self, rank: int) -> list[Piece]:
