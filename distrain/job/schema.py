@@ -424,6 +424,9 @@ class Train(Section):
     compression: Literal["none", "float16", "bfloat16"] = Field(
         "none", description="Of gradients on their way between workers, half the bytes; statistics stay as they are."
     )
+    reduction: Literal["mean", "adasum"] = Field(
+        "mean", description="Of the workers' gradients: the mean over all examples, or Adasum of each worker's mean."
+    )
     accumulate: int = Field(1, ge=1, description="Micro-batches that a worker's share of a step is split into.")
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient to this global norm.")
     sync_batch_norm: bool = Field(False, description="Batch normalisation over the examples of all workers.")
@@ -438,6 +441,10 @@ class Train(Section):
         if self.sync_batch_norm and self.accumulate > 1:
             raise ValueError(
                 "expected sync_batch_norm or accumulate, got both: micro-batches are normalised one by one"
+            )
+        if self.sync_batch_norm and self.reduction == "adasum":
+            raise ValueError(
+                "expected sync_batch_norm or reduction: adasum, got both: no worker has a gradient of its own examples"
             )
         return self
 
@@ -550,6 +557,14 @@ class Job(Section):
     def _best_is_measured(self) -> Self:
         if self.checkpoint.best is not None and self.data.validation is None:
             raise ValueError(f"checkpoint.best is '{self.checkpoint.best}', but there is no data.validation")
+        return self
+
+    @model_validator(mode="after")
+    def _mean_is_taken(self) -> Self:
+        if self.train.reduction == "adasum" and self.gradients.enabled:
+            raise ValueError(
+                "train.reduction is 'adasum', expected gradients: off, since their statistics are of the mean gradient"
+            )
         return self
 
     @field_validator("gradients", mode="before")

@@ -117,7 +117,7 @@ class Recorder:
                 "learning_rate": float(result.learning_rate),
                 "examples_per_second": self._applied_since / max(now - self._last_time, 1e-9),
                 "data_wait_seconds": waited,
-                "gradient_norm": _norm(result.gradient_squares.numpy()),
+                "gradient_norm": _norm(np.asarray(result.gradient_squares)),
             }
             if result.loss_scale > 0:
                 values["loss_scale"] = float(result.loss_scale)

@@ -1,4 +1,4 @@
-"""From the gradients of each rank to those of all, where a plain allreduce does not serve: in 16 bits.
+"""From the gradients of each rank to those of all, where a plain allreduce does not serve: in 16 bits, or adaptively.
 
 All gradients are one vector, cut into as many slices as there are ranks. Each rank gets its slice of all ranks' vectors
 (an alltoall), makes one of them, and gives it to all (an allgather): as many bytes as the best allreduce. Each number
@@ -19,7 +19,7 @@ from distrain.world.collectives import Collectives
 # What types of 16 bits are sent as: Horovod knows no bfloat16, and need not.
 PATTERN = tf.uint16
 
-# Sums over a rank's examples of their gradients, and how many these are () -> the reduced ones.
+# Sums over a rank's examples of their gradients, and what they are to be divided by for means () -> the reduced ones.
 Reduction = Callable[[Sequence[tf.Tensor], tf.Tensor], list[tf.Tensor]]
 
 
@@ -45,7 +45,7 @@ class Slices:
         self._dtype = models[0].dtype
         self._shapes = [model.shape for model in models]
         self._sizes = [shape.num_elements() for shape in self._shapes]
-        # The last slice may end with zeros that belong to nothing.
+        # What is left at the end is filled up with zeros that belong to nothing.
         self.length = -(-sum(self._sizes) // collectives.size)
 
     def pieces(self, rank: int) -> list[Piece]:

@@ -21,6 +21,7 @@ from distrain.model.loss_scale import LossScale
 from distrain.model.sync_batch_norm import Exchange, exchanging
 from distrain.model.unet import centre
 from distrain.step import rank_reports
+from distrain.step.adasum import adapted
 from distrain.step.reduction import Reduction, Slices, added
 from distrain.step.update import Update
 from distrain.world.collectives import Collectives
@@ -32,9 +33,10 @@ FLAGS = 5
 
 
 class StepResult(NamedTuple):
-    """What one step tells; equal on every rank. `loss` is the mean over the global batch, before the update.
+    """What one step tells; equal on every rank, tensors or, on the host, arrays.
 
-    `flags` [5]: how many ranks raised STOP, SAVE, FAILED, RESIZE, and how many examples were skipped as BAD.
+    `loss` is the mean over the global batch, before the update. `flags` [5]: how many ranks raised STOP, SAVE, FAILED,
+    RESIZE, and how many examples were skipped as BAD.
     `gradient_squares` [variables]: squared L2 norms of the gradient. With `applied` false nothing was updated: loss or
     gradient were not finite, or a rank had failed; `overflowed`: only since the loss was scaled by `loss_scale` (0: it
     was not), which is lower from now on. `moments`: those of `GradientStatistics.update`, [0, variables] where they are
@@ -72,12 +74,13 @@ def build_train_step(
     clip_norm: float | None = None,
     part: float = 1.0,
     wire: tf.DType | None = None,
+    adaptive: bool = False,
 ) -> TrainStep:
     """The compiled step for examples of `spec`; it is traced once, whatever the sizes of the shares.
 
     From the backward pass to the reduction gradients are those of the loss times `part`, a power of two: with `part_of`
     the batch they are parts of the mean, and remain within the range of 16 bits. They are sent as `wire`, as they are
-    where it is None.
+    where it is None, and added up, or combined by Adasum where `adaptive`.
     """
     variables = trained.trainable()
     buffers = trained.buffers()
@@ -87,7 +90,7 @@ def build_train_step(
     # With one group in all, what it saw is what all saw.
     several = statistics is not None and world.size * accumulate > 1
     portion = Part(trained, variables, statistics if several else None, collectives)
-    reduction = _reduction(variables, collectives, wire)
+    reduction = _reduction(variables, collectives, wire, adaptive=adaptive)
 
     def step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> StepResult:
         _set_random_states(trained.random_states(), key)
@@ -117,7 +120,8 @@ def build_train_step(
         loss_sum, examples, groups = tf.unstack(sums)
         reports = tf.reshape(told, reports.shape)
         loss = loss_sum / examples
-        divisor = examples * factor
+        # What Adasum has made is of means already.
+        divisor = factor / part if reduction is not None and adaptive else examples * factor
         gradients = [Gradient(total, divisor) for total in summed[: len(variables)]]
         buffers_after = [
             buffers_before[number] + change / tf.cast(examples, change.dtype)
@@ -171,11 +175,14 @@ def build_train_step(
     return compiled
 
 
-def _reduction(variables: Sequence[tf.Variable], collectives: Collectives, wire: tf.DType | None) -> Reduction | None:
+def _reduction(
+    variables: Sequence[tf.Variable], collectives: Collectives, wire: tf.DType | None, *, adaptive: bool
+) -> Reduction | None:
     """How gradients are reduced other than by the allreduce of all else; None where that does, or there is one rank."""
-    if collectives.size == 1 or wire is None:
+    if collectives.size == 1 or (wire is None and not adaptive):
         return None
-    return added(Slices(variables, collectives, wire))
+    slices = Slices(variables, collectives, wire)
+    return adapted(slices) if adaptive else added(slices)
 
 
 def _settled(scale: LossScale | None, applied: tf.Tensor, overflow: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

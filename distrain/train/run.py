@@ -316,6 +316,7 @@ def build_step(job: Job, parts: Parts, collectives: Collectives, world: World) -
         clip_norm=job.train.clip_norm,
         part=part_of(parts.schedule.plan.batch_size),
         wire=None if compression == "none" else tf.as_dtype(compression),
+        adaptive=job.train.reduction == "adasum",
     )
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from distrain.checkpoint.store import Progress
 from distrain.data.order import Batch
@@ -75,6 +74,6 @@ def taken_over(standing: dict[str, Any], indices: Any) -> tuple[Progress, Done |
         return progress, None
     batch = Batch(**done["batch"])
     result = StepResult(
-        **{name: tf.constant(values, kind, shape) for name, (kind, shape, values) in done["result"].items()}
+        **{name: np.array(values, kind).reshape(shape) for name, (kind, shape, values) in done["result"].items()}
     )
     return progress, Done(Progress(**done["before"]), progress, batch, indices(batch), 0.0, result)

@@ -115,7 +115,9 @@ class Trainer:
         """One step of all ranks. Raises on all where one of them has failed."""
         buffers = [buffer.numpy() for buffer in self.buffers]
         try:
-            result = self.step(local.images, local.labels, local.weights, self.random_key(), self.flags(local))
+            made = self.step(local.images, local.labels, local.weights, self.random_key(), self.flags(local))
+            # Once for all that is read of it: on a GPU each look at a tensor waits for it.
+            result = StepResult(*(np.asarray(value) for value in made))
         except Exception:
             # The forward pass has changed them already; all else waits for what all ranks give.
             for buffer, value in zip(self.buffers, buffers, strict=True):

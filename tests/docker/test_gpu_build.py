@@ -55,12 +55,21 @@ def test_collectives_of_tensors_on_a_gpu_are_left_there(venv: Path, tmp_path: Pa
 import json
 import horovod.tensorflow
 from tensorflow.python.framework import kernels
-names = ["HorovodAllreduce", "HorovodGroupedAllreduce", "HorovodBroadcast"]
+names = ["Allreduce", "GroupedAllreduce", "Broadcast", "Alltoall", "Allgather"]
+names = [f"Horovod{name}" for name in names]
 found = {name: [kernel.device_type for kernel in kernels.get_registered_kernels_for_op(name).kernel] for name in names}
 print(json.dumps(found))
 """
     found = json.loads(_run(venv, "python", "-c", program, cwd=tmp_path))
     assert {name: set(devices) for name, devices in found.items()} == {name: {"CPU", "GPU"} for name in found}
+
+
+def test_nothing_of_a_step_has_to_leave_the_gpu(venv: Path, tmp_path: Path) -> None:
+    program = str(Path(__file__).parent / "missing_kernels.py")
+    command = ["distrain", "launch", "-n", "2", "--", program]
+    lacking = json.loads(_run(venv, *command, cwd=tmp_path).splitlines()[-1])
+    assert len(lacking) == 12
+    assert not any(lacking.values()), lacking
 
 
 def test_xla_knows_the_allreduce(venv: Path, tmp_path: Path) -> None:

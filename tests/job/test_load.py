@@ -121,6 +121,8 @@ def test_where_a_run_answers(tmp_path: Path, value: str, endpoint: tuple[str, in
         ("name.foo=1", ["'name' holds 'job'"]),
         ("x", ["KEY=VALUE"]),
         ("data.train=[1", ["not valid YAML"]),
+        ("train.reduction=adasum", ["train.reduction is 'adasum'", "expected gradients: off"]),
+        ("train={reduction: adasum, sync_batch_norm: true}", ["'train'", "expected sync_batch_norm or reduction"]),
         ("log.serve=65536", ["'log.serve'", "ADDRESS:PORT", "'65536'"]),
         ("log.serve=example.org:80", ["'log.serve'", "ADDRESS:PORT", "'example.org:80'"]),
         ("log.serve=::1:80", ["'log.serve'", "[::1]:9464", "'::1:80'"]),

@@ -1,4 +1,4 @@
-"""What large batches and fast hardware ask for, in real worlds: 16 bits, fitted rates, warm-up."""
+"""What large batches and fast hardware ask for, in real worlds: 16 bits, Adasum, fitted rates, warm-up."""
 
 from __future__ import annotations
 
@@ -90,6 +90,18 @@ def test_an_overflow_on_one_worker_leaves_the_step_out_on_all(tmp_path: Path) ->
 
 def _overflows(run: Path) -> list[dict[str, Any]]:
     return [event for event in records(run, "event") if event["event"] == "overflow"]
+
+
+def test_adasum_trains(tmp_path: Path) -> None:
+    job = write_job(
+        tmp_path,
+        train={"batch_size": 7, "epochs": 3, "reduction": "adasum", "compression": "bfloat16"},
+        gradients=False,
+        parallel={"verify_every": 1},
+    )
+    trained("launch-mpi", job, "--run-dir", tmp_path / "run")
+    losses = [record["loss"] for record in records(tmp_path / "run", "epoch")]
+    assert losses[2] < losses[1] < losses[0]
 
 
 @pytest.mark.soak

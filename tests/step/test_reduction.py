@@ -1,4 +1,4 @@
-"""Gradients of several ranks reduced in 16 bits, against sums of NumPy."""
+"""Gradients of several ranks reduced in 16 bits and by Adasum, against sums and trees of NumPy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from distrain.step.adasum import adapted
 from distrain.step.reduction import Piece, Slices, added
 from tests.ranks import on_all, world_of
-from tests.reductions import sum_in
+from tests.reductions import adasum, sum_in
 
 Arrays = list[npt.NDArray[Any]]
 
@@ -41,7 +42,8 @@ def _reduced(
     for other in others:
         assert [one.tobytes() for one in other] == [one.tobytes() for one in first]
     if wire is not None:
-        assert {name for rank in world for name in rank.sent} == {"uint16"}
+        # Adasum's products aside nothing else leaves a rank.
+        assert {name for rank in world for name in rank.sent} <= {"uint16", "float64"}
     return first
 
 
@@ -89,3 +91,42 @@ def test_slices_have_every_element_once(size: int) -> None:
             found[piece.tensor].append(piece.stop - piece.start)
     assert [sum(lengths) for lengths in found] == [model.shape.num_elements() for model in models]
     assert Slices(models, world[0]).pieces(0)[0] == Piece(0, 0, min(12, Slices(models, world[0]).length))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("size", [*SIZES, 4])
+def test_adasum_is_its_formula(size: int, dtype: str, tolerance: float) -> None:
+    gradients = _gradients(size, dtype)
+    counts = [rank + 1.0 for rank in range(size)]
+    for number, total in enumerate(_reduced(adapted, gradients, counts)):
+        means = [each[number].astype(np.float64) / count for each, count in zip(gradients, counts, strict=True)]
+        np.testing.assert_allclose(total, adasum(means), rtol=tolerance, atol=tolerance)
+
+
+def test_adasum_averages_what_agrees_and_adds_what_does_not() -> None:
+    same = [np.arange(1.0, 5.0)]
+    np.testing.assert_allclose(_reduced(adapted, [same, same, same, same])[0], same[0], rtol=1e-12)
+    apart = [[row] for row in np.diag([1.0, 2.0, 3.0, 4.0])]
+    np.testing.assert_allclose(_reduced(adapted, apart)[0], [1, 2, 3, 4], rtol=1e-12)
+
+
+def test_a_rank_without_examples_changes_no_others_gradient() -> None:
+    gradients = _gradients(2, "float64")
+    nothing = [np.zeros_like(each) for each in gradients[0]]
+    for total, own in zip(_reduced(adapted, [nothing, gradients[1]], [0.0, 1.0]), gradients[1], strict=True):
+        np.testing.assert_allclose(total, own, rtol=1e-15)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_adasum_hides_nothing_that_is_not_finite(bad: float) -> None:
+    gradients = _gradients(3)
+    gradients[1][3][2, 0, 0] = bad
+    assert not np.isfinite(_reduced(adapted, gradients)[3]).all()
+
+
+def test_adasum_in_16_bits_is_close() -> None:
+    gradients = _gradients(3)
+    whole, half = _reduced(adapted, gradients), _reduced(adapted, gradients, wire=tf.bfloat16)
+    for one, other in zip(whole, half, strict=True):
+        error = np.linalg.norm(one - other) / np.linalg.norm(one)
+        assert 1e-5 < error < 2**-7

@@ -1,4 +1,4 @@
-"""Steps of several ranks in float16, and with gradients sent in 16 bits."""
+"""Steps of several ranks in float16, with gradients sent in 16 bits, and by Adasum."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from distrain.step.train_step import FAILED, FLAGS, StepResult, build_train_step
 from distrain.world.collectives import AloneCollectives
 from distrain.world.topology import World
 from tests.ranks import ThreadCollectives, on_all, world_of
+from tests.reductions import adasum
 from tests.small_models import SPEC, Arrays, bits, make_examples, make_trained, values
 
 KEY = np.array([3, 4], np.uint32)
@@ -25,10 +26,16 @@ NO_FLAGS = np.zeros(FLAGS, np.float32)
 
 
 class Replica:
-    """One rank's model and step; `state` is all that a checkpoint holds."""
+    """One rank's model and step; `state` is all that a checkpoint holds. For a few steps compiling takes too long."""
 
     def __init__(
-        self, collectives: ThreadCollectives | None, precision: str, *, statistics: bool = True, **options: Any
+        self,
+        collectives: ThreadCollectives | None,
+        precision: str,
+        *,
+        statistics: bool = True,
+        compiled: bool = False,
+        **options: Any,
     ) -> None:
         self.trained = make_trained(options.pop("model", "convolution"), precision=precision)
         self.statistics = GradientStatistics(self.trained.trainable()) if statistics else None
@@ -36,7 +43,7 @@ class Replica:
         world = World() if collectives is None else World(collectives.rank, collectives.size)
         where = AloneCollectives() if collectives is None else collectives
         step: Any = build_train_step(self.trained, self.statistics, where, SPEC, world, **options)
-        self._step = step if collectives is None else step.python_function
+        self._step = step if compiled else step.python_function
 
     def step(self, examples: Arrays, flags: Any = NO_FLAGS) -> StepResult:
         images, labels = examples
@@ -83,7 +90,8 @@ def _distance(one: list[npt.NDArray[Any]], other: list[npt.NDArray[Any]]) -> flo
 
 
 def test_layers_compute_in_float16_and_weights_stay_float32() -> None:
-    full, mixed = Replica(None, "float32"), Replica(None, "mixed_float16", part=part_of(8))
+    full = Replica(None, "float32", compiled=True)
+    mixed = Replica(None, "mixed_float16", compiled=True, part=part_of(8))
     examples = make_examples(8)
     start = values(full.trained.trainable())
     layers = [layer for layer in mixed.trained.model.layers if layer.weights]
@@ -119,10 +127,10 @@ def test_a_gradient_that_float16_cannot_hold_is_there_all_the_same() -> None:
 @pytest.mark.parametrize("options", [{}, {"wire": tf.float16}, {"accumulate": 2, "clip_norm": 0.1}], ids=str)
 def test_two_and_three_ranks_in_float16_train_as_one(options: dict[str, Any]) -> None:
     alone = Replica(None, "mixed_float16", part=part_of(7), clip_norm=options.get("clip_norm"))
-    losses = [float(alone.step(make_examples(7, seed=seed)).loss) for seed in range(8)]
+    losses = [float(alone.step(make_examples(7, seed=seed)).loss) for seed in range(5)]
     for shares in ((4, 3), (3, 0, 4)):
         together = Replicas(len(shares), "mixed_float16", part=part_of(7), **options)
-        seen = [float(together.step(make_examples(7, seed=seed), shares)[0].loss) for seed in range(8)]
+        seen = [float(together.step(make_examples(7, seed=seed), shares)[0].loss) for seed in range(5)]
         np.testing.assert_allclose(seen, losses, rtol=2e-3)
         weights = [values(each.trained.trainable()) for each in (alone, together.ranks[0])]
         assert _distance(*weights) < 1e-3
@@ -175,7 +183,7 @@ def test_a_lower_scale_does_what_a_high_one_could_not() -> None:
 
 
 def test_after_so_many_steps_without_the_scale_is_doubled() -> None:
-    replica = Replica(None, "mixed_float16", part=part_of(4))
+    replica = Replica(None, "mixed_float16", compiled=True, part=part_of(4))
     scales = []
     replica.scale.scale.assign(8.0)
     replica.scale.steps.assign(GROWTH_STEPS - 2)
@@ -266,3 +274,37 @@ def test_a_part_changes_no_bit() -> None:
         for replica in (whole, part):
             replica.step(make_examples(5, seed=seed))
     assert bits(part.state) == bits(whole.state)
+
+
+# ---- Adasum
+
+
+@pytest.mark.parametrize("options", [{"part": part_of(7)}, {"accumulate": 2, "clip_norm": 1e6}], ids=str)
+def test_adasum_updates_by_the_combined_means(options: dict[str, Any]) -> None:
+    examples = make_examples(7)
+    together = Replicas(2, statistics=False, adaptive=True, **options)
+    before = values(together.ranks[0].trained.trainable())
+    means = []
+    for part in (slice(0, 3), slice(3, 7)):
+        alone = Replica(None, "float64")
+        alone.step((examples[0][part], examples[1][part]))
+        assert alone.statistics is not None
+        means.append([mean.numpy() for mean in alone.statistics.running_mean.means()])
+    together.step(examples, (3, 4))
+    for old, new, one, other in zip(before, values(together.ranks[0].trained.trainable()), *means, strict=True):
+        np.testing.assert_allclose(new, old - 0.2 * adasum([one, other]), rtol=1e-12, atol=1e-14)
+
+
+def test_adasum_of_float16_layers_is_that_of_float32() -> None:
+    norms = {}
+    for precision, wire in (("float32", None), ("mixed_float16", tf.float16)):
+        together = Replicas(3, precision, statistics=False, adaptive=True, part=part_of(7), wire=wire)
+        norms[precision] = together.step(make_examples(7), (3, 0, 4))[0].gradient_squares
+    np.testing.assert_allclose(norms["mixed_float16"], norms["float32"], rtol=1e-2)
+
+
+def test_alone_adasum_is_the_mean() -> None:
+    plain, adaptive = Replica(None, "float64"), Replica(None, "float64", adaptive=True)
+    for replica in (plain, adaptive):
+        replica.step(make_examples(4))
+    assert bits(plain.state) == bits(adaptive.state)

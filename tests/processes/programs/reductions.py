@@ -1,4 +1,4 @@
-"""Gradients of real ranks, reduced in 16 bits: as NumPy has it, and the same bits on all ranks."""
+"""Gradients of real ranks, reduced in 16 bits and by Adasum: as NumPy has it, and the same bits on all ranks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import numpy as np
 from distrain.cli.worker import settle
 from distrain.job.schema import Parallel
 from distrain.world.start import start
-from tests.reductions import Array, sum_in
+from tests.reductions import Array, adasum, sum_in
 
 started = start(os.environ)
 settle(Parallel(), started)
 
 import tensorflow as tf  # noqa: E402 (devices and threads are settled first)
 
+from distrain.step.adasum import adapted  # noqa: E402
 from distrain.step.reduction import Slices, added  # noqa: E402
 from distrain.world.collectives import HorovodCollectives  # noqa: E402
 
@@ -53,6 +54,9 @@ def check(
 for half in (tf.float16, tf.bfloat16):
     numpys = half.as_numpy_dtype
     check(f"sum.{half.name}", added, partial(sum_in, numpys), "float32", half, 0.0)
+check("adasum.float64", adapted, adasum, "float64", None, 1e-12)
+check("adasum.float32", adapted, adasum, "float32", None, 1e-5)
+check("adasum.bfloat16", adapted, adasum, "float32", tf.bfloat16, 0.1)
 print(f"{started.world.rank} of {started.world.size}: as NumPy has it", flush=True)
 started.control.gather(None)
 started.close()
