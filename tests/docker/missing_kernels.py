@@ -24,9 +24,9 @@ import tensorflow as tf  # noqa: E402 (devices and threads are settled first)
 from tensorflow.python.framework import kernels as registry  # noqa: E402
 
 from distrain.data.provider import ExampleSpec  # noqa: E402
-from distrain.gradients import kernels  # noqa: E402
 from distrain.gradients.statistics import GradientStatistics  # noqa: E402
 from distrain.job.load import check_job  # noqa: E402
+from distrain.kernels import compiled  # noqa: E402
 from distrain.model.build import build  # noqa: E402
 from distrain.step.evaluate_step import build_evaluate_step  # noqa: E402
 from distrain.step.train_step import build_train_step  # noqa: E402
@@ -77,7 +77,7 @@ def _shown(node: Any) -> str:
 
 
 # As on a GPU.
-kernels.serves = lambda variable: False
+compiled.serve = lambda value: False
 lacking = {}
 for case, (sections, options) in CASES.items():
     job = check_job(
