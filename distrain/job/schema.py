@@ -418,8 +418,10 @@ class Train(Section):
     epochs: int | None = Field(None, ge=1, description="Passes over the examples; 10 where steps is unset too.")
     steps: int | None = Field(None, ge=1, description="Or: optimizer steps.")
     remainder: Literal["keep", "drop"] = Field("keep", description="The smaller last batch of an epoch.")
-    precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = Field(
-        "float32", description="Of weights and arithmetic; mixed: weights and sums in float32, layers in 16 bits."
+    precision: Literal["float32", "float64", "tensorfloat32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32",
+        description="Of weights and arithmetic; tensorfloat32: as float32, on GPUs with products of 10 bits; mixed: "
+        "weights and sums in float32, layers in 16 bits.",
     )
     compression: Literal["none", "float16", "bfloat16"] = Field(
         "none", description="Of gradients on their way between workers, half the bytes; statistics stay as they are."

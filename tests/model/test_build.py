@@ -96,6 +96,18 @@ def test_without_decay_the_rate_is_a_constant() -> None:
     assert float(optimizer.learning_rate) == np.float32(0.3)
 
 
+@pytest.mark.parametrize(
+    ("precision", "reduced"),
+    [("float32", False), ("float64", False), ("tensorfloat32", True), ("mixed_bfloat16", True)],
+)
+def test_float32_is_float32_on_gpus_too(precision: str, reduced: bool) -> None:
+    """TensorFlow's switch, which GPUs read, from whatever a model built before has left; its weights are float32."""
+    tf.config.experimental.enable_tensor_float_32_execution(not reduced)
+    trained = _build(train={"precision": precision})
+    assert tf.config.experimental.tensor_float_32_execution_enabled() is reduced
+    assert trained.trainable()[0].dtype == ("float64" if precision == "float64" else "float32")
+
+
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_all_variables_have_the_precision(precision: str) -> None:
     trained = _build(train={"precision": precision})
