@@ -35,6 +35,7 @@ LIGHT = (
     *("errors", "factory", "job", "data", "report", "launcher", "cli"),
     *(f"world.{name}" for name in ("start", "control", "quick_import", "topology", "versions")),
     *("use.saved", "checkpoint.store", "log.records", "log.folder", "log.terminal", "log.parts", "log.gradient_table"),
+    *("log.backlog", "log.follow", "log.tracking"),
     *("log.gradient_plots", *(f"gradients.{name}" for name in ("measures", "advice", "attention", "rank_comparison"))),
 )
 

@@ -35,6 +35,7 @@ from distrain.launcher.restart import Reached, run_with_restarts
 from distrain.launcher.slurm import allocated
 from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
+from distrain.log.tracking import require
 
 # What workers can do beside training.
 OTHERS = ("evaluate", "predict", "bench")
@@ -212,7 +213,9 @@ def _checked(worker: list[str]) -> tuple[argparse.Namespace, Job]:
     parser = Parser(prog="distrain train")
     train.add_arguments(parser)
     parsed = parser.parse_args(worker[1:])
-    return parsed, load_job(parsed.job, parsed.overrides)
+    job = load_job(parsed.job, parsed.overrides)
+    require(job.log, os.environ, source=str(parsed.job), rank=0)
+    return parsed, job
 
 
 def _elastic_world(arguments: argparse.Namespace) -> World:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -126,7 +126,7 @@ def digest(job: Job) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Each key in which two resolved jobs differ, as `key: old -> new`."""
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+    before, after = dict(flattened(old)), dict(flattened(new))
     keys = sorted(before.keys() | after.keys())
     missing = "(unset)"
     return [
@@ -146,10 +146,11 @@ def conflicts(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [line for line in differences(old, new) if not free(line)]
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a resolved job that hold values, and these."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from flattened(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
 
@@ -230,14 +231,18 @@ def _locate(loc: tuple[int | str, ...], *, users_own: bool) -> tuple[str, type[B
             continue  # which form of a value was tried
         if not last and owner is not None:
             field = owner.model_fields.get(str(part))
-            annotation = field.annotation if field else None
-            owner = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            owner = section_of(field.annotation) if field else None
         key = f"{key}.{part}" if key else str(part)
         if last and isinstance(part, str) and owner is not None and part in owner.model_fields:
-            annotation = owner.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                owner = annotation
+            owner = section_of(owner.model_fields[part].annotation) or owner
     return key, owner
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, if it is one that has no alternatives; it may be left out."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)] or [annotation]
+    (kind, *others) = kinds
+    return kind if not others and isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _nearest(name: str, valid: list[str]) -> str:

@@ -29,6 +29,7 @@ class RunFolder:
         self.gradients = path / "gradients"
         self.predictions = path / "predictions"
         self.checkpoints = path / "checkpoints"
+        self.tracking = path / "tracking"
 
     def examples(self, rank: int) -> Path:
         return self.path / "examples" / f"rank_{rank}.jsonl"
