@@ -159,7 +159,10 @@ class Arrays(Labelled):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.images is None) != (self.labels is None) or (self.images is None) == (self.files is None):
-            raise ValueError("expected images and labels (NPY), or files (NPZ)")
+            given = [name for name in ("images", "labels", "files") if getattr(self, name) is not None]
+            raise ValueError(
+                f"expected images and labels (NPY), or files (NPZ), got {' and '.join(given) or 'neither'}"
+            )
         return self
 
 
@@ -600,7 +603,7 @@ class Job(Section):
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
         if self.checkpoint.best is not None and self.data.validation is None:
-            raise ValueError(f"checkpoint.best is '{self.checkpoint.best}', but there is no data.validation")
+            raise ValueError(f"'checkpoint.best' is '{self.checkpoint.best}', expected 'data.validation' beside it")
         return self
 
     @field_validator("gradients", mode="before")

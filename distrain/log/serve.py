@@ -65,7 +65,8 @@ class Server:
         try:
             self._server = Listening((address, port), Handler)
         except OSError as error:
-            raise BadInput(f"'log.serve': {address} port {port} cannot be had ({error.strerror})") from error
+            seen = f"{address} port {port} cannot be had ({error.strerror})"
+            raise BadInput(f"'log.serve': {seen}, expected a free one of this machine; port 0 takes any") from error
         host, self.port = self._server.server_address[:2]
         shown = f"[{host!s}]" if ":" in address else str(host)
         self.url = f"http://{shown}:{self.port}/"

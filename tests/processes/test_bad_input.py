@@ -59,7 +59,7 @@ Case = tuple[Callable[[Path], dict[str, Any]], list[str]]
 CASES: dict[str, Case] = {
     "unknown key": (lambda folder: {"train": {"batchsize": 4}}, ["train.batchsize", "batch_size"]),
     "unknown section": (lambda folder: {"trian": {"epochs": 2}}, ["trian", "'train'"]),
-    "wrong type": (lambda folder: {"train": {"batch_size": "many"}}, ["train.batch_size", "'many'", "integer"]),
+    "wrong type": (lambda folder: {"train": {"batch_size": "many"}}, ["train.batch_size", "'many'", "whole number"]),
     "out of range": (lambda folder: {"model": {"keep_probability": 1.5}}, ["model.keep_probability", "1.5"]),
     "bad duration": (lambda folder: {"checkpoint": {"every": "2 moons"}}, ["checkpoint.every", "moon"]),
     "two spellings": (lambda folder: {"train": {"batch_size_per_worker": 3}}, ["train", "both"]),
