@@ -32,8 +32,8 @@ POLL_SECONDS = 1.0
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 5.0, 60.0
 # Where the training process has gone without a word, and where it has gone while it waited for this one's end.
 ORPHANED_SECONDS, LATER_SECONDS = 5.0, 2.0
-# Records that are handed over at once.
-AT_ONCE = 50
+# Records that are handed over at once: about as many numbers as MLflow takes in one request.
+AT_ONCE = 80
 MOVED = "moved"
 # For the clients, unless the user's environment says otherwise: what fails is tried again here, with all that waits,
 # and nobody but the service is told.

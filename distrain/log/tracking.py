@@ -19,8 +19,8 @@ from distrain.job.schema import Log
 from distrain.log.apart import NICENESS, environment
 from distrain.log.folder import RunFolder
 
-# How long the end of a run, and its failure, may wait for the services.
-END_SECONDS, FAILED_SECONDS = 10.0, 3.0
+# How long the end of a run, and its failure, may wait for the services; and a finished run that has the rest sent.
+END_SECONDS, FAILED_SECONDS, REST_SECONDS = 10.0, 3.0, 600.0
 # What a process that has ended has said is read as soon as that.
 READ_SECONDS = 1.0
 ADDRESS = "MLFLOW_TRACKING_URI"

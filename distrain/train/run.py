@@ -28,7 +28,7 @@ from distrain.log.parts import SECONDS as FLUSH_SECONDS
 from distrain.log.recorder import Recorder
 from distrain.log.records import cut
 from distrain.log.serve import Report, Server
-from distrain.log.tracking import END_SECONDS, FAILED_SECONDS, Tracking
+from distrain.log.tracking import END_SECONDS, FAILED_SECONDS, REST_SECONDS, Tracking
 from distrain.model.build import Trained, build
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint, verify
@@ -290,14 +290,15 @@ def _end_tracking(
     trainer: Trainer, tracking: Tracking, kind: type | None, error: BaseException | None, trace: Any
 ) -> None:
     """Let the services that are told of the run hear its last and how it ended, so far as time allows."""
-    seconds = min(END_SECONDS, trainer.job.parallel.stall_timeout.seconds / 2)
     if error is None:
         how = "finished" if trainer.schedule.finished(trainer.progress) else "stopped"
+        # A run that was finished before was started again for that; in an elastic world the others do not wait.
+        seconds = REST_SECONDS if trainer.complete and trainer.membership is None else END_SECONDS
     else:
         goes_on = trainer.membership is not None and survivable(error)
-        how, seconds = "moved" if goes_on else "failed", min(FAILED_SECONDS, seconds)
+        how, seconds = "moved" if goes_on else "failed", FAILED_SECONDS
     trainer.watch.doing("telling the tracking services", alone=True)
-    for text in tracking.close(how, seconds):
+    for text in tracking.close(how, min(seconds, trainer.job.parallel.stall_timeout.seconds / 2)):
         trainer.recorder.line(text)
 
 
