@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distrain.errors import BadInput
+from distrain.nearest import nearest
 
 
 def call_factory(name: str, options: dict[str, Any], *arguments: Any, key: str) -> Any:
@@ -22,11 +23,18 @@ def call_factory(name: str, options: dict[str, Any], *arguments: Any, key: str) 
     try:
         inspect.signature(factory).bind(*arguments, **options)
     except TypeError as error:
-        raise BadInput(f"'{key}': {name} cannot be called like this ({error})") from error
+        raise BadInput(f"'{key}': {name} cannot be called like this ({error}){_takes(factory, options)}") from error
     try:
         return factory(*arguments, **options)
     except ValueError as error:
         raise BadInput(f"'{key}': {name}: {' '.join(str(error).split())}") from error
+
+
+def _takes(factory: Callable[..., Any], options: dict[str, Any]) -> str:
+    """Which arguments a factory has, and which of them may have been meant."""
+    names = list(inspect.signature(factory).parameters)
+    hints = [hint for option in options if option not in names and (hint := nearest(option, names))]
+    return "".join([f", expected from {', '.join(names)}" if names else ", expected no arguments", *hints[:1]])
 
 
 def _find(name: str, key: str) -> Callable[..., Any]:
@@ -39,5 +47,6 @@ def _find(name: str, key: str) -> Callable[..., Any]:
         raise BadInput(f"'{key}': cannot import '{module_name}' ({error}), expected package.module:factory") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise BadInput(f"'{key}': module '{module_name}' has no function '{attribute}'")
+        names = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
+        raise BadInput(f"'{key}': module '{module_name}' has no function '{attribute}'{nearest(attribute, names)}")
     return factory  # type: ignore[no-any-return]  # checked to be callable

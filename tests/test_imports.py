@@ -27,15 +27,20 @@ ORDER = (
     "bench",
     "cli",
 )
-LAYERS = {"distrain": 0, "distrain.errors": 0, "distrain.factory": 1, "distrain.__main__": len(ORDER) + 2} | {
-    f"distrain.{name}": number for number, name in enumerate(ORDER, start=2)
-}
+LAYERS = {
+    "distrain": 0,
+    "distrain.errors": 0,
+    "distrain.nearest": 0,
+    "distrain.factory": 1,
+    "distrain.__main__": len(ORDER) + 2,
+} | {f"distrain.{name}": number for number, name in enumerate(ORDER, start=2)}
 LAUNCHER_MAY = {"distrain", *(f"distrain.{name}" for name in ("errors", "launcher", "job", "world", "log"))}
 HEAVY = {"tensorflow", "keras", "horovod", "mpi4py"}
 LIGHT = (
-    *("errors", "factory", "job", "data", "report", "launcher", "cli"),
+    *("errors", "nearest", "factory", "job", "data", "report", "launcher", "cli"),
     *(f"world.{name}" for name in ("start", "control", "quick_import", "topology", "versions")),
     *("use.saved", "checkpoint.store", "log.records", "log.folder", "log.terminal", "log.parts", "log.gradient_table"),
+    *("log.backlog", "log.follow", "log.tracking"),
     *("log.gradient_plots", *(f"gradients.{name}" for name in ("measures", "advice", "attention", "rank_comparison"))),
 )
 

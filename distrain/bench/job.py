@@ -27,7 +27,7 @@ def job_to_measure(path: Path | None, overrides: Sequence[str], *, workers: int)
     check_job(raw, source=source)
     apply_override(raw, "train.epochs=null")
     apply_override(raw, "train.steps=1000000000")
-    for nothing in ("log.serve", "data.validation", "checkpoint.best"):
+    for nothing in ("log.serve", "log.mlflow", "log.wandb", "data.validation", "checkpoint.best"):
         apply_override(raw, f"{nothing}=null")
     # What comes now and then is measured by itself, not where it happens to fall.
     apply_override(raw, "checkpoint.every=1000000000")

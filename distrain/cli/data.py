@@ -170,7 +170,7 @@ def _show(arguments: argparse.Namespace) -> int:
         else:
             examples.append((f"example {index}", example))
     if not examples:
-        raise BadInput(f"data.{arguments.part}: none of {batch.size} examples could be read")
+        raise BadInput(f"'data.{arguments.part}': none of {batch.size} examples could be read, expected at least one")
     try:
         draw_sheet(arguments.to, examples, classes=source.spec.classes)
     except OSError as error:
@@ -185,7 +185,8 @@ ACTIONS = {"index": _index, "check": _check, "pack": _pack, "show": _show}
 def _options(job: schema.Job, part: str) -> schema.ProviderChoice:
     options: schema.ProviderChoice | None = getattr(job.data, part)
     if options is None:
-        raise BadInput(f"'data.{part}' is missing in the job")
+        other = "validation" if part == "train" else "train"
+        raise BadInput(f"'data.{part}' is missing in the job, expected it, or --part {other}")
     return options
 
 

@@ -61,8 +61,7 @@ def _gradients(arguments: argparse.Namespace) -> int:
 def summarise(path: Path) -> dict[str, Any]:
     """All that `inspect` tells, as JSON holds it. Raises `BadInput` where there is no run."""
     folder = RunFolder(path)
-    if not folder.job.is_file():
-        raise BadInput(f"{path}: no run here, expected a folder with a job.yaml")
+    folder.require()
     checkpoints = find(folder.checkpoints)
     manifest = next((found.manifest for found in reversed(checkpoints) if found.manifest is not None), None)
     summary: dict[str, Any] = {"run": str(path), "step": 0, "epoch": 0, "position": 0, "finished": False}

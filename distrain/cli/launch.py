@@ -35,6 +35,8 @@ from distrain.launcher.restart import Reached, run_with_restarts
 from distrain.launcher.slurm import allocated
 from distrain.log.folder import RunFolder, last_record
 from distrain.log.terminal import TERMINAL_COLUMNS
+from distrain.log.tracking import require
+from distrain.nearest import nearest, nearest_path
 
 # What workers can do beside training.
 OTHERS = ("evaluate", "predict", "bench")
@@ -102,7 +104,7 @@ def _told(ended: Ended) -> int:
 def _program(arguments: argparse.Namespace, worker: list[str]) -> int:
     """Start workers that run a program of the user's own."""
     if not Path(worker[0]).is_file():
-        raise BadInput(f"launch: {worker[0]}: no such file")
+        raise BadInput(f"launch: {worker[0]}: no such file, expected a program{nearest_path(worker[0])}")
     if arguments.restarts:
         raise BadInput("launch: --restarts: expected '-- train JOB.yaml', the progress of a program is not known")
     return _once(arguments, _world(arguments), worker)
@@ -205,22 +207,28 @@ def _means_fresh(part: str) -> bool:
 def _checked(worker: list[str]) -> tuple[argparse.Namespace, Job]:
     """The workers' arguments and job. A wrong job is refused here, before any is started; each checks it again."""
     if worker[:1] != ["train"]:
+        hint = nearest(worker[0], ("train", *OTHERS)) if worker else ""
         raise BadInput(
             "launch: expected '-- train JOB.yaml ...', evaluate or predict, or '-- PROGRAM.py ...', "
-            f"got '{' '.join(worker) or 'nothing'}'"
+            f"got '{' '.join(worker) or 'nothing'}'{hint}"
         )
     parser = Parser(prog="distrain train")
     train.add_arguments(parser)
     parsed = parser.parse_args(worker[1:])
-    return parsed, load_job(parsed.job, parsed.overrides)
+    job = load_job(parsed.job, parsed.overrides)
+    require(job.log, os.environ, source=str(parsed.job), rank=0)
+    return parsed, job
 
 
 def _elastic_world(arguments: argparse.Namespace) -> World:
     """A world that changes. Raises `BadInput` where the script does not list hosts."""
     if arguments.elastic is None or arguments.discover is None:
-        raise BadInput("launch: expected --elastic MIN:MAX and --discover SCRIPT together, got one of them")
-    if arguments.hosts or arguments.hostfile or arguments.slurm or arguments.controller != "gloo":
-        raise BadInput("launch: --elastic has its hosts from --discover and is carried by gloo, expected nothing else")
+        got, missing = ("--elastic", "--discover SCRIPT") if arguments.elastic else ("--discover", "--elastic MIN:MAX")
+        raise BadInput(f"launch: expected {missing} beside {got}")
+    others = [f"--{name}" for name in ("hosts", "hostfile", "slurm") if getattr(arguments, name)]
+    if others or arguments.controller != "gloo":
+        got = ", ".join([*others, *(["--controller mpi"] if arguments.controller != "gloo" else [])])
+        raise BadInput(f"launch: --elastic has its hosts from --discover and is carried by gloo, expected no {got}")
     least, most = parse_elastic(arguments.elastic)
     count = least if arguments.count is None else arguments.count
     if not least <= count <= most:
@@ -264,13 +272,17 @@ def _world(arguments: argparse.Namespace) -> World:
     if count < 1:
         raise BadInput(f"launch: -n is {count}, expected at least 1")
     if slots is not None and count > slots:
-        raise BadInput(f"launch: -n is {count}, but the hosts have {slots} slots")
+        raise BadInput(f"launch: -n is {count}, expected at most the {slots} slots of the hosts")
     return World(count, hosts, arguments.controller, interface=arguments.interface)
 
 
 def _slurm_world(arguments: argparse.Namespace) -> World:
-    if arguments.hosts or arguments.hostfile or arguments.count:
-        raise BadInput("launch: --slurm has hosts and numbers from the Slurm job, expected nothing else")
+    given = {"--hosts": arguments.hosts, "--hostfile": arguments.hostfile, "-n": arguments.count}
+    others = [name for name, value in given.items() if value]
+    if others:
+        raise BadInput(
+            f"launch: --slurm has hosts and numbers from the Slurm job, expected no {' and no '.join(others)}"
+        )
     tasks = allocated(os.environ)
     count = sum(number for _, number in tasks)
     if arguments.controller == "mpi":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from distrain.cli.worker import in_world, settle
 from distrain.errors import BadInput
 from distrain.job.load import digest, load_job
 from distrain.job.schema import Job, Parallel
+from distrain.log.tracking import require
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.control import agree
-from distrain.world.start import Started, check_same
+from distrain.world.start import Started, announced_rank, check_same
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +47,11 @@ def main(arguments: argparse.Namespace) -> int:
 def _loaded(arguments: argparse.Namespace) -> Job | BadInput:
     """The job, or what is wrong with it: the other ranks must hear of that before this one ends."""
     try:
-        return load_job(arguments.job, arguments.overrides)
+        job = load_job(arguments.job, arguments.overrides)
+        require(job.log, os.environ, source=str(arguments.job), rank=announced_rank(os.environ))
     except BadInput as error:
         return error
+    return job
 
 
 def _settled(job: Job, started: Started) -> Job | BadInput:

@@ -12,6 +12,7 @@ import bracex
 
 from distrain.data.storage import is_url, listed, one_line, shown
 from distrain.errors import BadInput
+from distrain.nearest import nearest_path
 
 MOST_BRACES = 1_000_000
 
@@ -57,7 +58,8 @@ def _expanded(name: str, key: str, wanted: Wanted) -> list[str]:
         if glob.has_magic(path):
             found = sorted(file for file in glob.iglob(path, recursive=True) if not os.path.isdir(file))
             return _usable(found, key, f"the glob {shown(name)} matches", wanted)
-        raise BadInput(f"{key}: {shown(name)}: no such file or folder, expected {wanted.what} to read") from None
+        expected = f"expected {wanted.what} to read{nearest_path(path)}"
+        raise BadInput(f"{key}: {shown(name)}: no such file or folder, {expected}") from None
     except (OSError, ValueError) as error:
         raise _unreadable(name, key, error) from error
     return _folder(path, name, key, wanted) if stat.S_ISDIR(mode) else [path]

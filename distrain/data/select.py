@@ -58,7 +58,9 @@ def _cropped(options: schema.ProviderChoice, spec: ExampleSpec, key: str) -> tup
         return spec, None
     height, width, channels = spec.image_shape
     if height < crop[0] or width < crop[1]:
-        raise BadInput(f"'{key}.crop' is {crop[0]} x {crop[1]}, but the smallest image is {height} x {width}")
+        raise BadInput(
+            f"'{key}.crop' is {crop[0]} x {crop[1]}, expected at most {height} x {width}, the smallest image"
+        )
     return replace(spec, image_shape=(*crop, channels), label_shape=crop if spec.segmentation else ()), crop
 
 
@@ -72,9 +74,14 @@ def _cached(provider: Provider, reading: schema.Reading) -> Provider:
 
 def make_provider(options: schema.ProviderChoice, *, key: str, seed: int) -> Provider:
     """The provider alone, as it reads. Raises `BadInput` where it cannot be had or is empty."""
-    provider = _provider(options, key=key, seed=seed)
+    try:
+        provider = _provider(options, key=key, seed=seed)
+    except BadInput as error:
+        if f"'{key}" in str(error):
+            raise
+        raise BadInput(f"'{key}': {error}") from error
     if len(provider) < 1:
-        raise BadInput(f"'{key}': holds no examples")
+        raise BadInput(f"'{key}': holds no examples, expected at least one")
     return provider
 
 
@@ -128,7 +135,8 @@ def _of_files(options: schema.ProviderChoice, key: str) -> Provider:
     if isinstance(options, schema.CallableProvider):
         function = call_factory(options.factory, options.options, key=key)
         if not callable(function):
-            raise BadInput(f"'{key}': {options.factory} returned no function, expected provider(n) -> (x, y)")
+            seen = type(function).__name__
+            raise BadInput(f"'{key}': {options.factory} returned {seen}, expected a function provider(n) -> (x, y)")
         return CallableProvider(function, examples=options.examples, classes=options.classes, name=options.factory)
     assert isinstance(options, schema.Arrays | schema.HDF5)
     common = {
@@ -150,7 +158,8 @@ def _own(options: schema.CustomProvider, key: str) -> Provider:
     provider: Provider = call_factory(options.provider, options.options, key=key)
     whole = hasattr(provider, "__len__") and callable(getattr(provider, "read", None))
     if not whole or not isinstance(getattr(provider, "spec", None), ExampleSpec):
-        raise BadInput(f"'{key}': {options.provider} returned no provider: expected spec, len and read(index)")
+        seen = type(provider).__name__
+        raise BadInput(f"'{key}': {options.provider} returned {seen}, expected a provider: spec, len and read(index)")
     return _CheckedBatches(provider) if isinstance(provider, BatchReader) else _Checked(provider)
 
 

@@ -14,6 +14,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from distrain.nearest import one_of
+
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 UNITS = ("step", "epoch", "example", *SECONDS)
 LONGEST = 1e15  # whole numbers beyond are not exact in a float
@@ -55,7 +57,7 @@ class Duration:
     @classmethod
     def _checked(cls, amount: float, unit: str) -> Duration:
         if unit not in UNITS:
-            raise ValueError(f"unknown unit '{unit}', expected one of {', '.join(name + 's' for name in UNITS)}")
+            raise ValueError(f"unknown unit '{unit}'{one_of(unit, [name + 's' for name in UNITS])}")
         if amount > LONGEST:
             raise ValueError(f"expected at most {LONGEST:.0e}")
         if amount <= 0:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,7 +15,8 @@ from pydantic_core import ErrorDetails
 
 from distrain.errors import BadInput
 from distrain.job import schema
-from distrain.job.schema import CUSTOM, Job
+from distrain.job.schema import CUSTOM, NAME, Job
+from distrain.nearest import nearest, nearest_path, one_of
 
 ALTERNATIVES: dict[str, dict[str, type[BaseModel]]] = {
     "data.train": {
@@ -92,7 +92,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise BadInput(f"{path}: cannot be read ({reason}), expected a job file") from error
+        hint = nearest_path(path) if isinstance(error, FileNotFoundError) else ""
+        raise BadInput(f"{path}: cannot be read ({reason}), expected a job file{hint}") from error
     value = _parse(text, source=str(path))
     if not isinstance(value, dict):
         raise BadInput(f"{path}: expected a mapping of keys, got {_shown(value)}")
@@ -109,7 +110,7 @@ def check_job(raw: dict[str, Any], *, source: str) -> Job:
     try:
         return Job.model_validate(raw)
     except ValidationError as error:
-        raise BadInput(f"{source}: {_explain(error.errors()[0])}") from None
+        raise BadInput(f"{source}: {_explain(error.errors())}") from None
 
 
 def resolved(job: Job) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def digest(job: Job) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Each key in which two resolved jobs differ, as `key: old -> new`."""
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+    before, after = dict(flattened(old)), dict(flattened(new))
     keys = sorted(before.keys() | after.keys())
     missing = "(unset)"
     return [
@@ -146,10 +147,11 @@ def conflicts(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [line for line in differences(old, new) if not free(line)]
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a resolved job that hold values, and these."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from flattened(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
 
@@ -181,34 +183,72 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     node[parts[-1]] = _parse(text, source=f"-o {override}")
 
 
-def _explain(error: ErrorDetails) -> str:
-    key, owner = _locate(error["loc"], users_own=error["type"] == "extra_forbidden")
-    seen = _shown(error["input"])
+# What pydantic calls a mistake in the form of a value, and what a job's reader would have expected.
+FORMS = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "model_type": "a section of keys",
+    "model_attributes_type": "a section of keys",
+    "dict_type": "a section of keys",
+}
+
+
+def _explain(errors: list[ErrorDetails]) -> str:
+    """The first mistake of a job, as a line."""
+    error = errors[0]
     kind = error["type"]
+    key, owner = _locate(error["loc"], users_own=kind == "extra_forbidden")
     if kind == "extra_forbidden":
-        return f"unknown key '{key}'{_nearest(key.rsplit('.', 1)[-1], list(owner.model_fields) if owner else [])}"
+        return f"unknown key '{key}'{one_of(key.rsplit('.', 1)[-1], owner.model_fields if owner else ())}"
+    if kind == "missing" and isinstance(error["loc"][-1], int):
+        count = max(int(other["loc"][-1]) for other in errors if other["loc"][:-1] == error["loc"][:-1]) + 1
+        return f"'{key.rpartition('.')[0]}': expected {count} values, got {_shown(error['input'])}"
     if kind == "missing":
-        return f"'{key}' is missing"
+        wanted = owner.model_fields.get(key.rpartition(".")[2]) if owner else None
+        return f"'{key}' is missing" + (f", expected: {wanted.description}" if wanted and wanted.description else "")
     if kind == "union_tag_invalid":
-        context = error["ctx"]
-        section = ALTERNATIVES[key]
-        names = [name for name in section if name != CUSTOM]
-        chooser = "provider" if key.startswith("data") else "name"
-        if context["tag"] == "None":
-            return f"'{key}.{chooser}' is missing, expected one of {', '.join(names)} or {CUSTOM}"
-        return f"'{key}.{chooser}' is '{context['tag']}'{_nearest(str(context['tag']), names)} or {CUSTOM}"
+        return _not_chosen(key, str(error["ctx"]["tag"]))
     if kind == "value_error":
-        reason = str(error["ctx"]["error"])
-        field, colon, rest = reason.partition(": ")
-        if colon and owner is not None and field in owner.model_fields:
-            return f"'{key}.{field}': {rest}"
-        return f"'{key}': {reason}" + ("" if "got" in reason or isinstance(error["input"], dict) else f", got {seen}")
+        return _unfit(error, key, owner)
+    near = nearest(str(error["input"]), re.findall(r"'([^']*)'", error["msg"])) if kind == "literal_error" else ""
+    return f"'{key}': expected {_form(error)}, got {_shown(error['input'])}{near}"
+
+
+def _not_chosen(key: str, tag: str) -> str:
+    """A section that does not say which of its alternatives it is."""
+    names = [name for name in ALTERNATIVES[key] if name != CUSTOM]
+    chooser = "provider" if key.startswith("data") else "name"
+    if tag == "None":
+        return f"'{key}.{chooser}' is missing, expected one of {', '.join(names)} or {CUSTOM}"
+    return f"'{key}.{chooser}' is '{tag}'{one_of(tag, names)} or {CUSTOM}"
+
+
+def _unfit(error: ErrorDetails, key: str, owner: type[BaseModel] | None) -> str:
+    """A value or a section that one of our own rules refuses."""
+    reason = str(error["ctx"]["error"])
+    if not key:  # of several sections
+        return reason
+    field, colon, rest = reason.partition(": ")
+    if colon and owner is not None and field in owner.model_fields:
+        return f"'{key}.{field}': {rest}"
+    told = "got" in reason or isinstance(error["input"], dict)
+    return f"'{key}': {reason}" + ("" if told else f", got {_shown(error['input'])}")
+
+
+def _form(error: ErrorDetails) -> str:
+    """What a value of another form was expected to be."""
+    kind = error["type"]
     if kind == "string_pattern_mismatch":
-        return f"'{key}': expected letters, digits, '.', '_' and '-', beginning with a letter or digit, got {seen}"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"'{key}': expected a section of keys, got {seen}"
-    message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"'{key}': expected {message}, got {seen}"
+        named = error["ctx"]["pattern"] == NAME
+        return "letters, digits, '.', '_' and '-', beginning with a letter or digit" if named else CUSTOM
+    if kind == "too_long":
+        return f"{error['ctx']['max_length']} values"
+    return FORMS.get(kind) or error["msg"].removeprefix("Input should be ")
 
 
 def _locate(loc: tuple[int | str, ...], *, users_own: bool) -> tuple[str, type[BaseModel] | None]:
@@ -230,21 +270,23 @@ def _locate(loc: tuple[int | str, ...], *, users_own: bool) -> tuple[str, type[B
             continue  # which form of a value was tried
         if not last and owner is not None:
             field = owner.model_fields.get(str(part))
-            annotation = field.annotation if field else None
-            owner = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            owner = section_of(field.annotation) if field else None
         key = f"{key}.{part}" if key else str(part)
         if last and isinstance(part, str) and owner is not None and part in owner.model_fields:
-            annotation = owner.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                owner = annotation
+            owner = section_of(owner.model_fields[part].annotation) or owner
     return key, owner
 
 
-def _nearest(name: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
-    if near:
-        return f", did you mean '{near[0]}'? Expected one of {', '.join(valid)}"
-    return f", expected one of {', '.join(valid)}" if valid else ""
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, if it is one that has no alternatives; it may be left out."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)] or [annotation]
+    (kind, *others) = kinds
+    return kind if not others and isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _near_literal(error: ErrorDetails) -> str:
+    names = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+    return nearest(str(error["input"]), names)
 
 
 def _shown(value: Any) -> str:

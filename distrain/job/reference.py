@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from distrain.job.duration import Duration
-from distrain.job.load import ALTERNATIVES
+from distrain.job.load import ALTERNATIVES, section_of
 from distrain.job.schema import CUSTOM, Job
 
 INTRODUCTION = """# The job file
@@ -62,10 +62,10 @@ def _section(key: str, kind: Any) -> Iterator[str]:
                 yield _table(alternative, without=CHOOSES[key])
     elif key == "data.validation":
         yield "## data.validation\n\nAs data.train, without `crop` at random.\n"
-    elif isinstance(kind, type) and issubclass(kind, BaseModel):
-        yield f"## {key}\n\n{kind.__doc__}\n"
-        yield _table(kind)
-        for name, field in kind.model_fields.items():
+    elif section := section_of(kind):
+        yield f"## {key}\n\n{section.__doc__}\n"
+        yield _table(section)
+        for name, field in section.model_fields.items():
             yield from _section(f"{key}.{name}", field.annotation)
 
 

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from distrain.job.duration import Duration
 
 CUSTOM = "package.module:factory"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Section(BaseModel):
@@ -147,7 +159,10 @@ class Arrays(Labelled):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.images is None) != (self.labels is None) or (self.images is None) == (self.files is None):
-            raise ValueError("expected images and labels (NPY), or files (NPZ)")
+            given = [name for name in ("images", "labels", "files") if getattr(self, name) is not None]
+            raise ValueError(
+                f"expected images and labels (NPY), or files (NPZ), got {' and '.join(given) or 'neither'}"
+            )
         return self
 
 
@@ -502,6 +517,38 @@ def _endpoint(value: Any) -> Any:
     return f"{address}:{port}"
 
 
+def _without_password(value: str | None) -> str | None:
+    """An address that may be written down in the run's folder."""
+    address = None if value is None else urlsplit(value)
+    if address is not None and (address.username or address.password):
+        raise ValueError(
+            "expected an address without name and password, got one with them; those belong into the environment, as "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or all of it as MLFLOW_TRACKING_URI"
+        )
+    return value
+
+
+class MLflow(Section):
+    """MLflow is told what is written down; it takes names and passwords from its own environment variables."""
+
+    uri: Annotated[str | None, AfterValidator(_without_password)] = Field(
+        None, min_length=1, description="The tracking server; what `MLFLOW_TRACKING_URI` says where left out."
+    )
+    experiment: str | None = Field(None, min_length=1, description="The experiment; the job's name where left out.")
+
+
+class Wandb(Section):
+    """Weights & Biases is told what is written down; it takes its key from its own environment variables."""
+
+    project: str | None = Field(
+        None, pattern=NAME, max_length=128, description="The project; the job's name where left out."
+    )
+    entity: str | None = Field(None, min_length=1, description="The user or team; the key's own where left out.")
+    mode: Literal["online", "offline"] | None = Field(
+        None, description="Offline, all stays in the run's folder for `wandb sync`; `WANDB_MODE` where left out."
+    )
+
+
 class Log(Section):
     """What rank 0 writes down, and shows while the run goes on."""
 
@@ -514,6 +561,13 @@ class Log(Section):
         description="Port, or `ADDRESS:PORT`, where rank 0 answers while it trains: `/metrics` for Prometheus, "
         "`/healthz`, and `/` with the report of now. A port alone is for this machine only; 0 takes any that is free.",
     )
+    mlflow: MLflow | None = Field(None, description="Tell MLflow too; needs the extra `mlflow`. `{}` is enough.")
+    wandb: Wandb | None = Field(None, description="Tell Weights & Biases too; needs the extra `wandb`. `{}` is enough.")
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The keys of the tracking services that are told."""
+        return tuple(name for name in ("mlflow", "wandb") if getattr(self, name) is not None)
 
     @property
     def endpoint(self) -> tuple[str, int] | None:
@@ -543,7 +597,7 @@ class Parallel(Section):
 class Job(Section):
     """A whole job file."""
 
-    name: str = Field("job", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder.")
+    name: str = Field("job", pattern=NAME, description="Names the run's folder.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order of examples and dropout.")
     data: Data = Field(description="Where examples come from.")
     model: ModelChoice = Field(default_factory=UNet, description="What is trained.")
@@ -558,7 +612,7 @@ class Job(Section):
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
         if self.checkpoint.best is not None and self.data.validation is None:
-            raise ValueError(f"checkpoint.best is '{self.checkpoint.best}', but there is no data.validation")
+            raise ValueError(f"'checkpoint.best' is '{self.checkpoint.best}', expected 'data.validation' beside it")
         return self
 
     @model_validator(mode="after")

@@ -63,7 +63,9 @@ class Examples:
         self._source = source
         self._count = len(source[0] if isinstance(source, tuple) else source)
         if not 1 <= batch_size or self._count < (batch_size if remainder == "drop" else 1):
-            raise BadInput(f"Examples: batch_size is {batch_size}, with {self._count} examples in all")
+            most = f"1 to {self._count}, the number of examples" if remainder == "drop" else "1 or more"
+            expected = most if self._count else "examples to draw them from"
+            raise BadInput(f"Examples: batch_size is {batch_size}, expected {expected}")
         self._batch_size = batch_size
         self._seed = seed
         self._remainder = remainder

@@ -99,6 +99,10 @@ def _train_function(model: keras.Model) -> Step:
         resume: Resume | None = vars(model).get(RESUME)
         if resume is not None:
             if resume.batches > 0:
+                if not resume.begun:
+                    resume.begun = True
+                    # The metrics, which a first step would make: what is restored has their sums, too.
+                    model._symbolic_build(data_batch=iterator.element_spec)  # type: ignore[attr-defined]  # tf.data's
                 resume.pass_by(iterator, int(model.steps_per_execution))
                 return model.get_metrics_result()
             delattr(model, RESUME)
@@ -167,12 +171,13 @@ def _average(buffers: list[tf.Variable], before: list[tf.Tensor], examples: tf.T
 class Resume:
     """The batches of an epoch that were trained on before a checkpoint: they go by, and then `restore` is called.
 
-    `drawn`: whether the data begins with them.
+    `drawn`: whether the data begins with them; `begun`: whether any has gone by.
     """
 
     batches: int
     drawn: bool
     restore: Callable[[], object]
+    begun: bool = False
 
     def pass_by(self, iterator: Iterator[Any], count: int) -> None:
         """Let up to `count` go by."""

@@ -92,7 +92,8 @@ def PartialDistributedOptimizer(  # noqa: N802 - Horovod's
     """As `DistributedOptimizer`, but each rank trains the weights of `local_layers` by its own gradients."""
     layers = [local_layers] if isinstance(local_layers, keras.layers.Layer) else list(local_layers or ())
     if not all(isinstance(layer, keras.layers.Layer) for layer in layers):
-        raise BadInput("PartialDistributedOptimizer: local_layers: expected Keras layers")
+        seen = ", ".join(type(layer).__name__ for layer in layers)
+        raise BadInput(f"PartialDistributedOptimizer: local_layers: expected Keras layers, got {seen}")
     distributed = DistributedOptimizer(optimizer, *arguments, **options)
     for layer in layers:
         for variable in layer.trainable_weights:
@@ -109,7 +110,7 @@ def load_model(
 ) -> keras.Model:
     """A saved model, with its optimizer distributed and in the state that it was saved in."""
     if legacy_opts:
-        raise BadInput("load_model: legacy_opts: Keras 3 has no legacy optimizers")
+        raise BadInput("load_model: legacy_opts is True, expected False: Keras 3 has no legacy optimizers")
     named = {cls.__name__: cls for cls in custom_optimizers or ()} | dict(custom_objects or {})
     model = keras.models.load_model(filepath, custom_objects=named)
     if model.optimizer is not None:

@@ -21,7 +21,7 @@ class SyncBatchNormalization(OverAllRanks):
 
     def __init__(self, fused: bool = False, **options: Any) -> None:
         if fused:
-            raise BadInput("SyncBatchNormalization does not support fused=True")
+            raise BadInput("SyncBatchNormalization: fused is True, expected False: there is no such operation")
         if options.get("synchronized"):
             raise BadInput("SyncBatchNormalization: synchronized: expected nothing, that is for tf.distribute")
         super().__init__(**options)

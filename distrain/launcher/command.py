@@ -84,7 +84,7 @@ def hosts_of_file(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"--hostfile: {path}: {error.strerror}") from error
+        raise BadInput(f"--hostfile: {path}: cannot be read ({error.strerror}), expected a file of hosts") from error
     lines = [line for line in (line.partition("#")[0].strip() for line in text.splitlines()) if line]
     found = [re.sub(r"\s+slots\s*=\s*", ":", line) for line in lines]
     for part, line in zip(found, lines, strict=True):

@@ -12,6 +12,7 @@ from distrain.errors import BadInput
 from distrain.job.load import check_job as check_schema
 from distrain.job.load import conflicts, differences, dump_yaml, read_yaml, resolved
 from distrain.log.records import read
+from distrain.nearest import nearest_path
 
 LOCK = ".lock"
 # A process that was killed holds what it had open for a moment longer than it can be seen.
@@ -29,9 +30,16 @@ class RunFolder:
         self.gradients = path / "gradients"
         self.predictions = path / "predictions"
         self.checkpoints = path / "checkpoints"
+        self.tracking = path / "tracking"
 
     def examples(self, rank: int) -> Path:
         return self.path / "examples" / f"rank_{rank}.jsonl"
+
+    def require(self) -> None:
+        """Raises `BadInput` where there is no run."""
+        if not self.job.is_file():
+            hint = nearest_path(self.path, holding=self.job.name)
+            raise BadInput(f"{self.path}: no run here, expected a folder with a job.yaml{hint}")
 
 
 def move_aside(path: Path) -> Path | None:

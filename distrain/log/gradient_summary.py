@@ -36,8 +36,7 @@ def summarise(folder: RunFolder) -> dict[str, Any]:
 
 def read(folder: RunFolder, latest: int | None = None) -> tuple[VariableHistory, RankHistory | None]:
     """Both tables of a run. Raises `BadInput` where they are missing or cannot be read."""
-    if not folder.job.is_file():
-        raise BadInput(f"{folder.path}: no run here, expected a folder with a job.yaml")
+    folder.require()
     try:
         variables = read_variables(folder.gradients, latest=latest)
         ranks = read_ranks(folder.gradients, latest=latest)

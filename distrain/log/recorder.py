@@ -25,19 +25,17 @@ from distrain.log.display import Display
 from distrain.log.folder import RunFolder
 from distrain.log.gradient_table import GradientTable
 from distrain.log.live import Live
-from distrain.log.records import RecordLog
+from distrain.log.records import IN_STEPS, RecordLog
 from distrain.log.tensorboard import SECONDS, EventLog
+from distrain.log.tracking import Tracking
 from distrain.step.train_step import BAD, StepResult
-
-# What a step's record tells over all variables, where it can be told.
-IN_STEPS = ("noise_scale", "update_ratio", "coherence", "alignment", "agreement", "snr")
 
 
 class Recorder:
     """One rank's writers. On ranks other than 0 all but `examples` does nothing.
 
     `gradients` is where the gradients' statistics go, on rank 0 of a run that takes them; `live` is told what is
-    recorded. TensorBoard's events are on disk after `flush_seconds`.
+    recorded, and what `tracking` has to say is shown. TensorBoard's events are on disk after `flush_seconds`.
     """
 
     def __init__(
@@ -50,6 +48,7 @@ class Recorder:
         display: Display | None,
         gradients: GradientTable | None = None,
         live: Live | None = None,
+        tracking: Tracking | None = None,
         flush_seconds: float = SECONDS,
     ):
         self.failure: RunEnds | None = None
@@ -57,6 +56,7 @@ class Recorder:
         self._epoch_examples = epoch_examples
         self._display = display
         self._live = live
+        self._tracking = tracking
         self._writes = rank == 0
         self._metrics: RecordLog | None = None
         self._events: EventLog | None = None
@@ -95,8 +95,7 @@ class Recorder:
                 self._examples.write(step=before.step + 1, indices=list(indices), position=batch.stop)
             if self._metrics is None:
                 return
-            if self._live is not None:
-                self._live.stepped(waited)
+            self._attend(waited)
             epoch = batch.start // self._epoch_examples
             if not result.applied:
                 self._left_out(after.step, epoch, batch, result)
@@ -188,6 +187,14 @@ class Recorder:
             if writer is not None:
                 with self.noting_failure():
                     writer.close()
+
+    def _attend(self, waited: float) -> None:
+        """Let those who watch know that a step was made, and show what they have to say."""
+        if self._live is not None:
+            self._live.stepped(waited)
+        if self._tracking is not None:
+            for text in self._tracking.heard():
+                self.line(text)
 
     def _write(self, kind: str, **fields: Any) -> None:
         assert self._metrics is not None

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# What a step's record tells over all variables, where it can be told.
+IN_STEPS = ("noise_scale", "update_ratio", "coherence", "alignment", "agreement", "snr")
 # Events that stay when a log is cut: they tell what happened to the run, not what it did.
 LASTING = ("started", "resumed", "resized", "stopped")
 

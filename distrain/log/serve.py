@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import math
-import os
 import socket
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from distrain import __version__
 from distrain.errors import BadInput
+from distrain.log.apart import NICENESS, environment
 from distrain.log.live import Live
 
 # A client that is slower than that is let go, and more of them at once are.
@@ -38,9 +38,6 @@ MOST_CLIENTS = 16
 # A report is made anew when it is older, by a process that gives way to training.
 REPORT_SECONDS = 15.0
 REPORT_LIMIT_SECONDS = 120.0
-NICENESS = 19
-# What a process must not be taken for one of the run's workers by.
-OF_WORKERS = ("HOROVOD_", "OMPI_", "PMIX_", "PMI_", "SLURM_", "DISTRAIN_")
 # The page carries all that it shows; nothing is to be loaded from anywhere.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
@@ -68,7 +65,8 @@ class Server:
         try:
             self._server = Listening((address, port), Handler)
         except OSError as error:
-            raise BadInput(f"'log.serve': {address} port {port} cannot be had ({error.strerror})") from error
+            seen = f"{address} port {port} cannot be had ({error.strerror})"
+            raise BadInput(f"'log.serve': {seen}, expected a free one of this machine; port 0 takes any") from error
         host, self.port = self._server.server_address[:2]
         shown = f"[{host!s}]" if ":" in address else str(host)
         self.url = f"http://{shown}:{self.port}/"
@@ -116,13 +114,12 @@ class Report:
             pass
 
     def _make(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_WORKERS)}
         with tempfile.TemporaryDirectory(prefix="distrain-report-") as folder:
             path = Path(folder) / "report.html"
             program = f"import os, sys; os.nice({NICENESS}); from distrain.cli.main import main; sys.exit(main())"
             command = [sys.executable, "-c", program, "report", str(self._run), "--to", str(path)]
             self._process = process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
             if self._closed:
                 process.kill()

@@ -34,6 +34,7 @@ from distrain.model.losses import Loss, cross_entropy, dice
 from distrain.model.optimizers import LARS, WarmUp
 from distrain.model.sync_batch_norm import synchronised
 from distrain.model.unet import build_unet
+from distrain.nearest import one_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _model(options: ModelChoice, spec: ExampleSpec, *, seed: int) -> keras.Model
         ("classes", options.classes, spec.classes),
     ):
         if wanted not in (None, have):
-            raise BadInput(f"'model.{key}' is {wanted}, but the data has {have}")
+            raise BadInput(f"'model.{key}' is {wanted}, expected {have} as the data has")
     return build_unet(options, channels=spec.image_shape[2], classes=spec.classes, seed=seed)
 
 
@@ -129,7 +130,7 @@ def _application(options: Application, spec: ExampleSpec) -> keras.Model:
     architecture = getattr(keras.applications, options.architecture, None)
     if architecture is None or not options.architecture[:1].isupper():
         names = sorted(name for name in dir(keras.applications) if name[:1].isupper())
-        raise BadInput(f"'model.architecture' is '{options.architecture}', expected one of {', '.join(names)}")
+        raise BadInput(f"'model.architecture' is '{options.architecture}'{one_of(options.architecture, names)}")
     arguments = {"classifier_activation": None, **options.options}
     try:
         return architecture(input_shape=spec.image_shape, classes=spec.classes, weights=options.weights, **arguments)
@@ -148,7 +149,9 @@ def _check_output(model: keras.Model, spec: ExampleSpec) -> None:
         expected = "[batch, height, width, classes]" if spec.segmentation else "[batch, classes]"
         raise BadInput(f"'model': gives {list(shape)}, expected {expected} with {spec.classes} classes")
     if any(size is not None and size < 1 for size in shape[1:]):
-        raise BadInput(f"'model': images of {height} x {width} are too small for it, nothing is left of them")
+        raise BadInput(
+            f"'model': images of {height} x {width} are too small for it, nothing is left of them, expected larger ones"
+        )
 
 
 def _loss(options: LossChoice, spec: ExampleSpec) -> tuple[Loss, float]:
@@ -172,7 +175,7 @@ def _optimizer(options: OptimizerChoice, *, batch_size: int, epoch_steps: int) -
             raise BadInput(f"'optimizer': {options.name} returned {kind}, expected a keras.optimizers.Optimizer")
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor is not None:
             raise BadInput(
-                f"'optimizer': {options.name} returned one that scales the loss, expected none: "
+                f"'optimizer': {options.name} returned one that scales the loss, expected one that does not: "
                 "'train.precision: mixed_float16' does"
             )
         return optimizer

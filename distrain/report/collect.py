@@ -76,8 +76,7 @@ class Run:
 def collect(path: Path, name: str) -> Run:
     """Read a run. Raises `BadInput` where there is none, or its files cannot be read."""
     folder = RunFolder(path)
-    if not folder.job.is_file():
-        raise BadInput(f"{path}: no run here, expected a folder with a job.yaml")
+    folder.require()
     try:
         records = list(read(folder.metrics))
         history = read_variables(folder.gradients, ("norm",))

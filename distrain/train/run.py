@@ -30,6 +30,7 @@ from distrain.log.parts import SECONDS as FLUSH_SECONDS
 from distrain.log.recorder import Recorder
 from distrain.log.records import cut
 from distrain.log.serve import Report, Server
+from distrain.log.tracking import END_SECONDS, FAILED_SECONDS, REST_SECONDS, Tracking
 from distrain.model.build import Trained, build
 from distrain.model.loss_scale import part_of
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
@@ -155,9 +156,12 @@ def begin(request: Request, started: Started, stop: StopRequest, watch: Watch, k
     kept.parts = parts
 
     server = agreed(control, lambda: _serve(request, world, parts, stack), holds=before is not None)
-    opening = replace(opening, server=server)
+    tracking = Tracking(request.folder, job.log.services) if world.rank == 0 and job.log.services else None
+    opening = replace(opening, server=server, tracking=tracking)
     trainer = kept.trainer = _trainer(request, started, stop, parts, collectives, saver, watch, opening)
     stack.callback(trainer.recorder.close)
+    if tracking is not None:
+        stack.push(partial(_end_tracking, trainer, tracking))
     stack.push(partial(_finish_writing, trainer, kept))
     stack.callback(trainer.batches.close)
     trainer.complete = opening.complete
@@ -180,7 +184,7 @@ class Opening:
     """From where a world goes on: from rank `root`'s state at `progress`, with what is left to do about a step.
 
     The logs were cut back to `before`. `opened` is rank 0's hold on the folder. `complete`: it was a finished run's.
-    `server` answers for rank 0, where the job wants that.
+    `server` answers for rank 0, where the job wants that, and `tracking` has services told.
     """
 
     opened: Opened | None
@@ -191,6 +195,7 @@ class Opening:
     resized: bool = False
     complete: bool = False
     server: Server | None = None
+    tracking: Tracking | None = None
 
 
 def _open(request: Request, started: Started, parts: Parts, saver: Saver, kept: Kept, stack: ExitStack) -> Opening:
@@ -284,6 +289,22 @@ def _finish_writing(trainer: Trainer, kept: Kept, kind: type | None, error: Base
         trainer.saving.note(unsaved, trainer.progress)
 
 
+def _end_tracking(
+    trainer: Trainer, tracking: Tracking, kind: type | None, error: BaseException | None, trace: Any
+) -> None:
+    """Let the services that are told of the run hear its last and how it ended, so far as time allows."""
+    if error is None:
+        how = "finished" if trainer.schedule.finished(trainer.progress) else "stopped"
+        # A run that was finished before was started again for that; in an elastic world the others do not wait.
+        seconds = REST_SECONDS if trainer.complete and trainer.membership is None else END_SECONDS
+    else:
+        goes_on = trainer.membership is not None and survivable(error)
+        how, seconds = "moved" if goes_on else "failed", FAILED_SECONDS
+    trainer.watch.doing("telling the tracking services", alone=True)
+    for text in tracking.close(how, min(seconds, trainer.job.parallel.stall_timeout.seconds / 2)):
+        trainer.recorder.line(text)
+
+
 def build_parts(job: Job, started: Started, watch: Watch) -> Parts:
     """Build what the job names. Raises `BadInput`."""
     world = started.world
@@ -361,6 +382,7 @@ def _trainer(
         display=display,
         gradients=gradients,
         live=None if opening.server is None else opening.server.live,
+        tracking=opening.tracking,
         flush_seconds=flush_seconds,
     )
     fingerprint = build_fingerprint(list(parts.state.variables.values()), collectives)

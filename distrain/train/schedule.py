@@ -66,8 +66,8 @@ def make_schedule(train: Train, *, examples: int, seed: int, size: int) -> Sched
         raise BadInput(f"'train.batch_size' is {batch_size}, expected at least one example for each of {size} workers")
     if train.remainder == "drop" and batch_size > examples:
         raise BadInput(
-            f"'train.batch_size' is {batch_size}, but an epoch has {examples} examples and 'train.remainder' is "
-            "'drop': no batch would ever be drawn"
+            f"'train.batch_size' is {batch_size}, expected at most the {examples} examples of an epoch, "
+            "since 'train.remainder' is 'drop'"
         )
     epochs = EPOCHS if train.epochs is None and train.steps is None else train.epochs
     return Schedule(examples, Plan(seed, batch_size, train.remainder), epochs, train.steps)

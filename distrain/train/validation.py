@@ -122,5 +122,5 @@ def read_examples(source: Source, count: int) -> list[Example]:
             break
         examples += _read(source, [index])[0]
     if not examples:
-        raise BadInput("no examples to draw")
+        raise BadInput(f"'data.validation': none of {len(source)} examples can be read, expected one to draw")
     return examples

@@ -44,8 +44,7 @@ class Saved:
 def read_run(path: Path, overrides: Sequence[str] = ()) -> Job:
     """The job of the run in a folder, with keys of its data set otherwise. Raises `BadInput` where there is none."""
     folder = RunFolder(path)
-    if not folder.job.is_file():
-        raise BadInput(f"{path}: no run here, expected a folder with a job.yaml")
+    folder.require()
     raw = read_yaml(folder.job)
     data = raw.get("data")
     if isinstance(data, dict) and data.get("validation") is None:
@@ -81,7 +80,7 @@ def choose(folder: RunFolder, which: str) -> int:
     found, rejected = newest_valid(folder.checkpoints)
     if found is None or found.manifest is None:
         why = f"; of step {rejected[0].step}: {rejected[0].why_not}" if rejected else ""
-        raise BadInput(f"{folder.checkpoints}: no valid checkpoint{why}")
+        raise BadInput(f"{folder.checkpoints}: no valid checkpoint{why}, expected a run that has come to its first")
     if which == NEWEST:
         return found.step
     best = found.manifest.progress.best_step

@@ -28,5 +28,7 @@ def take_up(model: keras.Model, saved: Saved) -> None:
     except OSError as error:
         raise BadInput(str(error)) from error
     if sha256(weights, "weights") != saved.manifest.weights_sha256:
-        raise BadInput(f"{saved.checkpoint}: its weights are not those that were saved")
+        raise BadInput(
+            f"{saved.checkpoint}: its weights are not those that were saved, expected an undamaged checkpoint"
+        )
     set_weights(model, list(weights.items()), source=str(saved.checkpoint))

@@ -182,7 +182,7 @@ def test_a_function_is_a_provider_that_says_what_it_cannot_promise() -> None:
     [
         ("make_wrong", {"what": 3}, "gave int, expected a pair"),
         ("make_wrong", {"what": "short"}, r"gave x of shape \[0, 4, 4\]"),
-        ("make_nothing", {}, "returned no function"),
+        ("make_nothing", {}, "returned NoneType, expected a function"),
         ("nowhere", {}, "has no function 'nowhere'"),
     ],
 )

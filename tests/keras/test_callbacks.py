@@ -24,10 +24,10 @@ def world() -> Iterator[None]:
     hvd.shutdown()
 
 
-def compiled(optimizer: Any) -> keras.Model:
+def compiled(optimizer: Any, **options: Any) -> keras.Model:
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
-    model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
+    model.compile(optimizer=optimizer, loss="mse", jit_compile=False, **options)
     return model
 
 
@@ -69,6 +69,51 @@ def test_a_schedule_of_the_optimizers_own_is_refused() -> None:
 
 class Interruption(Exception):
     pass
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ends training after a batch of the second epoch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self._batch = batch
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self._epoch, batch) == (1, self._batch):
+            raise Interruption
+
+
+@pytest.mark.parametrize(
+    ("batch", "options"),
+    [
+        (0, {"metrics": ["mae"]}),
+        (2, {"weighted_metrics": ["mae"], "run_eagerly": True}),
+        (3, {"metrics": ["mae"]}),
+    ],
+    ids=["the first", "in between", "the last"],
+)
+def test_an_epoch_that_was_begun_ends_with_its_metrics(tmp_path: Path, batch: int, options: dict[str, Any]) -> None:
+    """After `batch`, of four in an epoch, a new model goes on, as a new process does."""
+    histories, models = [], []
+    for folder, interrupt in (("whole", None), ("parts", Interrupt(batch)), ("parts", None)):
+        model = compiled(hvd.DistributedOptimizer(keras.optimizers.Adam(0.1)), **options)
+        callbacks = [hvd.callbacks.CheckpointCallback(tmp_path / folder, every="1 step")]
+        if interrupt is not None:
+            with pytest.raises(Interruption):
+                fit(model, *callbacks, interrupt, epochs=3)
+            assert callbacks[0]._saver is not None
+            assert callbacks[0]._saver.wait() is None
+            continue
+        histories.append(fit(model, *callbacks, epochs=3).history)
+        models.append(model)
+    whole, parts = histories
+    assert {name: values[1:] for name, values in whole.items()} == parts
+    assert "mae" in whole
+    assert all(np.array_equal(one, other) for one, other in zip(*(each.weights for each in models), strict=True))
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

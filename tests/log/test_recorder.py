@@ -20,8 +20,8 @@ from distrain.job.schema import Log
 from distrain.log.display import Display
 from distrain.log.folder import RunFolder
 from distrain.log.gradient_table import GradientTable
-from distrain.log.recorder import IN_STEPS, Pace, Recorder
-from distrain.log.records import read
+from distrain.log.recorder import Pace, Recorder
+from distrain.log.records import IN_STEPS, read
 from distrain.step.train_step import FLAGS, StepResult
 from tests.measured import NAMES, moments, ranks
 

@@ -155,13 +155,19 @@ def test_a_loss_of_the_users_own_gets_its_options() -> None:
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"model": {"channels": 3}}, r"'model\.channels' is 3, but the data has 1"),
-        ({"model": {"classes": 5}}, r"'model\.classes' is 5, but the data has 2"),
+        ({"model": {"channels": 3}}, r"'model\.channels' is 3, expected 1 as the data has"),
+        ({"model": {"classes": 5}}, r"'model\.classes' is 5, expected 2 as the data has"),
         ({"model": {"layers": 3}, "spec": ExampleSpec((40, 40, 1), (40, 40), 2)}, "does not take images of 40 x 40"),
         ({"model": {"layers": 1, "kernel": 23}}, "does not take images of 44 x 44"),
         ({"loss": {"class_weights": [1, 2, 3]}}, r"'loss\.class_weights': expected 2 numbers, one a class, got 3"),
-        ({"model": {"name": "application", "architecture": "MobileNetV9"}}, "'MobileNetV9', expected one of .*VGG16"),
-        ({"model": {"name": "application", "architecture": "mobilenet"}}, "'mobilenet', expected one of"),
+        (
+            {"model": {"name": "application", "architecture": "MobileNetV9"}},
+            "'MobileNetV9', did you mean 'MobileNetV2'.* Expected one of .*VGG16",
+        ),
+        (
+            {"model": {"name": "application", "architecture": "mobilenet"}},
+            "'mobilenet', did you mean 'MobileNet'.* Expected one of",
+        ),
         ({"model": {"name": "application", "architecture": "VGG16", "options": {"x": 1}}}, "'model': VGG16"),
         ({"model": {"name": "application", "architecture": "VGG16", "weights": "no.h5"}}, "'model': VGG16"),
         ({"model": {"name": "tests.small_models:pixels"}}, r"gives \[1, 44, 44, 3\], expected .*with 2 classes"),

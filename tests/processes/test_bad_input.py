@@ -59,11 +59,16 @@ Case = tuple[Callable[[Path], dict[str, Any]], list[str]]
 CASES: dict[str, Case] = {
     "unknown key": (lambda folder: {"train": {"batchsize": 4}}, ["train.batchsize", "batch_size"]),
     "unknown section": (lambda folder: {"trian": {"epochs": 2}}, ["trian", "'train'"]),
-    "wrong type": (lambda folder: {"train": {"batch_size": "many"}}, ["train.batch_size", "'many'", "integer"]),
+    "wrong type": (lambda folder: {"train": {"batch_size": "many"}}, ["train.batch_size", "'many'", "whole number"]),
     "out of range": (lambda folder: {"model": {"keep_probability": 1.5}}, ["model.keep_probability", "1.5"]),
     "bad duration": (lambda folder: {"checkpoint": {"every": "2 moons"}}, ["checkpoint.every", "moon"]),
     "two spellings": (lambda folder: {"train": {"batch_size_per_worker": 3}}, ["train", "both"]),
     "unknown provider": (lambda folder: {"data": {"train": {"provider": "circle"}}}, ["'circle'", "'circles'"]),
+    "MLflow nowhere": (lambda folder: {"log": {"mlflow": {}}}, ["log.mlflow.uri", "MLFLOW_TRACKING_URI"]),
+    "a password in the job": (
+        lambda folder: {"log": {"mlflow": {"uri": "http://me:secret@there"}}},
+        ["log.mlflow.uri", "MLFLOW_TRACKING_PASSWORD"],
+    ),
     "no such factory": (lambda folder: {"model": {"name": "nowhere:model"}}, ["model", "nowhere"]),
     "no such folder": (lambda folder: spoil(folder, "image", lambda path: path.rename(folder / "x")), ["image"]),
     "empty folder": (lambda folder: spoil(folder, "label", empty), ["label"]),

@@ -68,6 +68,6 @@ def test_a_batch_smaller_than_the_workers_is_refused() -> None:
 
 
 def test_a_batch_that_is_never_full_is_refused() -> None:
-    with pytest.raises(BadInput, match="51, but an epoch has 50"):
+    with pytest.raises(BadInput, match="51, expected at most the 50 examples"):
         schedule(batch_size=51, remainder="drop")
     assert course(schedule(batch_size=51, epochs=1)) == [(0, 0, 50)]

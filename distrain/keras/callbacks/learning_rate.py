@@ -31,7 +31,7 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if initial_lr is None:
-            raise BadInput("Parameter `initial_lr` is required")
+            raise BadInput(f"{type(self).__name__}: initial_lr is None, expected the learning rate to begin with")
         self.initial_lr = initial_lr
         self.start_epoch = start_epoch
         self.end_epoch = end_epoch
@@ -80,7 +80,8 @@ class LearningRateScheduleCallback(keras.callbacks.Callback):
         try:
             optimizer.learning_rate = self.initial_lr * self.multiplier(epoch)
         except TypeError as error:
-            raise BadInput(f"{type(self).__name__}: the optimizer has a learning rate schedule of its own") from error
+            seen = "the optimizer has a learning rate schedule of its own"
+            raise BadInput(f"{type(self).__name__}: {seen}, expected a number") from error
         after = self._rate()
         if self.momentum_correction and before and after != before:
             # The same as the momentum times after / before for one step, which is compiled and cannot be set.

@@ -37,13 +37,19 @@ model.compile(loss=loss, optimizer=opt, metrics=["accuracy"])
 class Slow(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         line = {"rank": hvd.rank(), "size": hvd.size(), "pid": os.getpid(), "epoch": state.epoch, "batch": batch}
+        line["resets"] = resets
         with (OUTPUT / f"steps_{os.getpid()}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         if (OUTPUT / "slow").exists():
             time.sleep(0.3)
 
 
+resets = 0
+
+
 def on_state_reset() -> None:
+    global resets  # noqa: PLW0603
+    resets += 1
     with (OUTPUT / "resets").open("a") as file:
         file.write(f"{hvd.size()}\n")
 
@@ -68,4 +74,5 @@ def train(state: Any) -> None:
 
 train(state)
 
-np.savez(OUTPUT / f"weights_{hvd.rank()}_of_{hvd.size()}.npz", *[weight.numpy() for weight in model.weights])
+final = [*(weight.numpy() for weight in model.weights), model.optimizer.iterations.numpy()]
+np.savez(OUTPUT / f"weights_{hvd.rank()}_of_{hvd.size()}.npz", *final)
