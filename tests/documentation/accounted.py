@@ -54,7 +54,7 @@ LONG = {
     "distrain launch -n 2 -- evaluate runs/circles": "tests/processes/test_after.py has it",
     "launch/local.sh": "half a minute; README's commands train, stop and go on, too",
     "distrain bench": "minutes; tests/processes/test_bench.py has a short one",
-    "distrain bench launch/jobs/circles.yaml -n 4": "minutes",
+    "distrain bench launch/jobs/circles.yaml -n 4": "minutes, of four workers",
     "distrain bench --controller mpi --only allreduce --json figures.json --plot figures.png": "a minute",
     "distrain launch -n 2 -- train launch/jobs/circles.yaml --run-dir runs/served -o log.serve=9464": (
         "its port may be another's; tests/processes/test_live.py asks a free one"

@@ -22,7 +22,7 @@ from tests.documentation.markdown import ROOT, bare, blocks, interrupted, pages
 from tests.documentation.sandbox import SECONDS, Done, Sandbox
 
 pytestmark = pytest.mark.processes
-LONG_SECONDS = 1200.0
+LONG_SECONDS = 3600.0
 
 
 def run_page(sandbox: Sandbox, page: str, done: dict[str, Done], *, long: bool = False) -> list[str]:
