@@ -52,6 +52,10 @@ LONG = {
         "tests/processes/test_after.py has it"
     ),
     "distrain launch -n 2 -- evaluate runs/circles": "tests/processes/test_after.py has it",
+    "distrain launch -n 2 -- predict runs/membrane IMAGES OUTPUT": "tests/processes/test_after.py has it",
+    "distrain predict runs/membrane 'IMAGES/{00..09}.png' OUTPUT --probabilities --window 2048": (
+        "tests/processes/test_after.py has it"
+    ),
     "launch/local.sh": "half a minute; README's commands train, stop and go on, too",
     "distrain bench": "minutes; tests/processes/test_bench.py has a short one",
     "distrain bench launch/jobs/circles.yaml -n 4": "minutes, of four workers",
