@@ -10,7 +10,7 @@ COMPILE = "$$uv" pip compile --quiet --universal --python-version 3.11 --fork-st
 	--no-annotate --no-emit-package horovod --custom-compile-command "make requirements" $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test soak image image-gpu cluster-test check format requirements reference clean
+.PHONY: help train test soak image image-gpu cluster-test check format docs requirements reference clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -54,13 +54,19 @@ requirements: ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt && \
 	$(COMPILE) --extra gpu pyproject.toml -c requirements/cpu.txt -o requirements/gpu.txt && \
 	$(COMPILE) --extra cpu --group dev pyproject.toml -c requirements/cpu.txt -o requirements/dev.txt && \
+	$(COMPILE) --extra cpu --group docs pyproject.toml -c requirements/dev.txt -o requirements/docs.txt && \
 	$(COMPILE) --group build -c requirements/cpu.txt -o requirements/build.txt && \
 	$(COMPILE) --group build-gpu -c requirements/gpu.txt -c requirements/build.txt -o requirements/build-gpu.txt && \
 	$(COMPILE) --group uv -o requirements/uv.txt
 
-reference: ## write docs/job.md and docs/job.schema.json anew from the job's schema
+reference: ## write docs/job.md, job.schema.json and command-line.md anew from the program
 	@$(SETUP) --group dev
 	$(BIN)/python -m distrain.job.reference docs
+	$(BIN)/python -m distrain.cli.reference docs
+
+docs: ## build the documentation's site in build/site; a broken link is an error
+	@$(SETUP) --group docs
+	$(BIN)/sphinx-build -q -E -W --keep-going -c docs -d build/doctrees . build/site
 
 clean: ## remove the environment and the caches of the tools, never runs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build distrain.egg-info

@@ -24,7 +24,9 @@ Every key, its default and what it says; written by `make reference` from `distr
 differs from the defaults. A duration is `120` or `120 steps`, `2 epochs`, `5000 examples`, `10 minutes`. Unknown keys
 are refused, with the nearest name. For completion and checks in an editor, the first line of a job file may be
 
-    # yaml-language-server: $schema=PATH/job.schema.json
+```yaml
+# yaml-language-server: $schema=PATH/job.schema.json
+```
 
 with the path of [the schema](job.schema.json).
 """

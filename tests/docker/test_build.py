@@ -94,3 +94,13 @@ def test_a_wheel_in_the_cache_is_found_by_its_option(tmp_path: Path, monkeypatch
     wheel.touch()
     assert build.cached_wheel(gpu=True) == wheel
     assert build.cached_wheel(gpu=False) is None
+
+
+def test_an_environment_with_more_serves_as_one_with_less(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch()
+    serves = {}
+    for group in environment.GROUPS:
+        environment._write_stamp(tmp_path, environment._wanted(group, tmp_path))
+        serves[group] = {wanted for wanted, by in environment.SERVING.items() if environment._up_to_date(tmp_path, by)}
+    assert serves == {"cpu": {"cpu"}, "docs": {"cpu", "docs"}, "dev": {"cpu", "docs", "dev"}, "gpu": {"gpu"}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -14,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -167,7 +165,7 @@ def test_the_learning_rate_warms_up_with_the_number_of_ranks(cases: Path) -> Non
 def example() -> str:
     """The example of the documentation."""
     page = (ROOT / "docs" / "keras.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(from pathlib.*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```python\n(# digits.py.*?)```", page, re.DOTALL)
     return str(code)
 
 
@@ -183,19 +181,6 @@ def manifest(folder: Path) -> dict[str, Any]:
     newest = max((folder / "digits" / "checkpoints").iterdir())
     result: dict[str, Any] = json.loads((newest / "manifest.json").read_text())
     return result
-
-
-def test_the_documented_example_runs(tmp_path: Path) -> None:
-    ended = run_example(tmp_path, example())
-    assert ended.code == 0, ended.errors[-3000:]
-    # Rank 0 alone shows its progress.
-    assert ended.output.count("Epoch 1/4") == 1
-    assert manifest(tmp_path)["progress"]["step"] == 100
-    with (tmp_path / "digits" / "epochs.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert float(rows[-1]["accuracy"]) > 0.9
-    assert 0 < float(rows[-1]["mean_norm"])
-    assert keras.models.load_model(tmp_path / "digits" / "model.keras").count_params() > 0
 
 
 KILLED = """

@@ -1,0 +1,138 @@
+"""The commands of the documentation do, as they stand, what the pages say of them.
+
+They are collected from the pages and run by bash in a copy of the repository, in the order in which a reader gets to
+them; a page goes on from what the pages before have made. A command that stands on several pages runs once. There, jobs
+are made shorter and programs that need other machines have stand-ins: `accounted.py` lists both, and what is not run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import environment
+import pytest
+
+from distrain.errors import EXIT_STOPPED
+from tests.documentation.accounted import LONG, NOT_HERE, STAND_INS
+from tests.documentation.markdown import ROOT, bare, blocks, interrupted, pages
+from tests.documentation.sandbox import SECONDS, Done, Sandbox
+
+pytestmark = pytest.mark.processes
+LONG_SECONDS = 3600.0
+
+
+def run_page(sandbox: Sandbox, page: str, done: dict[str, Done], *, long: bool = False) -> list[str]:
+    """Run a page's commands that have not run yet; returns those that ended otherwise than the page says."""
+    wrong = []
+    for block in blocks(page):
+        if block.file:
+            sandbox.write(block)
+        for command in block.commands:
+            does = bare(command)
+            if does in done or does in NOT_HERE or (does in LONG and not long):
+                continue
+            done[does] = ended = sandbox.run(command, LONG_SECONDS if does in LONG else SECONDS)
+            print(f"{ended.seconds:6.1f} s  {command}")
+            if ended.code != (EXIT_STOPPED if interrupted(command) else 0):
+                wrong.append(f"{block.place}: {command}\nended with {ended.code}:\n{ended.output[-2000:]}")
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    # `make` brings the environment up to date first, which must have nothing to do here: tests run in it.
+    assert environment._up_to_date(Path(sys.prefix).resolve(), ("dev",)), "make check"
+    return Sandbox(tmp_path_factory.mktemp("sandbox"))
+
+
+@pytest.fixture(scope="module")
+def done() -> dict[str, Done]:
+    """What has run, by command."""
+    return {}
+
+
+@pytest.fixture
+def ready(sandbox: Sandbox, done: dict[str, Done]) -> Sandbox:
+    """A sandbox with the run that all pages go on from: that of the README's first command."""
+    if not (sandbox.folder / "runs" / "circles").exists():
+        done["make train"] = ended = sandbox.run("make train")
+        assert ended.code == 0, ended.output
+    return sandbox
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if any(block.commands for block in blocks(page))])
+def test_the_commands_of_a_page_work(page: str, ready: Sandbox, done: dict[str, Done]) -> None:
+    wrong = run_page(ready, page, done)
+    assert not wrong, "\n\n".join(wrong)
+
+
+def test_every_stand_in_was_needed(ready: Sandbox, done: dict[str, Done]) -> None:
+    run_pages(ready, done, {"docs/ssh.md", "docs/slurm.md", "docs/containers.md", "docs/kubernetes.md"})
+    assert ready.called() == set(STAND_INS)
+
+
+def run_pages(sandbox: Sandbox, done: dict[str, Done], wanted: set[str]) -> None:
+    for page in pages():
+        if page in wanted:
+            run_page(sandbox, page, done)
+
+
+def test_a_stopped_run_comes_to_the_same_model(ready: Sandbox, done: dict[str, Done]) -> None:
+    """As the tutorial says."""
+    run_pages(ready, done, {"docs/tutorial.md"})
+    shown = []
+    for run in ("circles", "stopped"):
+        shown.append(json.loads(ready.run(f"distrain inspect runs/{run} --json").output))
+    assert shown[0]["finished"]
+    assert shown[0]["weights_sha256"] == shown[1]["weights_sha256"]
+
+
+def test_the_digits_are_learnt(ready: Sandbox, done: dict[str, Done]) -> None:
+    """As the page on Keras programs says."""
+    import keras
+
+    run_pages(ready, done, {"docs/keras.md"})
+    (output,) = [ended.output for command, ended in done.items() if "-n 2 -- digits.py" in command]
+    # Rank 0 alone shows its progress.
+    assert output.count("Epoch 1/4") == 1
+    folder = ready.folder / "digits"
+    newest = max((folder / "checkpoints").iterdir())
+    assert json.loads((newest / "manifest.json").read_text(encoding="utf-8"))["progress"]["step"] == 100
+    with (folder / "epochs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["accuracy"]) > 0.9
+    assert 0 < float(rows[-1]["mean_norm"])
+    assert keras.models.load_model(folder / "model.keras").count_params() > 0
+
+
+def test_the_pages_in_the_sandbox_are_those_of_the_repository(ready: Sandbox, done: dict[str, Done]) -> None:
+    """`make reference` has written what is there."""
+    run_pages(ready, done, {"CONTRIBUTING.md"})
+    for name in ("job.md", "job.schema.json", "command-line.md"):
+        assert (ready.folder / "docs" / name).read_bytes() == (ROOT / "docs" / name).read_bytes()
+
+
+def test_the_site_asks_for_nothing_from_elsewhere(ready: Sandbox, done: dict[str, Done]) -> None:
+    """`make docs` has built it; links that a reader may follow are no requests."""
+    run_pages(ready, done, {"CONTRIBUTING.md"})
+    site = ready.folder / "build" / "site"
+    written = {path: path.read_text(encoding="utf-8") for path in site.rglob("*") if path.suffix in (".html", ".css")}
+    asked = [
+        (path.name, tag)
+        for path, text in written.items()
+        for tag in re.findall(r"<(?!a\b)[^>]*(?:src|href)=\"(?:https?:)?//[^>]*>|url\(['\"]?https?:[^)]*\)", text)
+    ]
+    assert not asked
+    assert 'http-equiv="refresh" content="0; url=docs/index.html"' in written[site / "index.html"]
+    assert "weights_sha256" in written[site / "docs" / "tutorial.html"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3 * LONG_SECONDS)
+def test_all_commands_work(ready: Sandbox, done: dict[str, Done]) -> None:
+    wrong = [text for page in pages() for text in run_page(ready, page, done, long=True)]
+    assert not wrong, "\n\n".join(wrong)
