@@ -19,7 +19,7 @@ ASKING, WAITING = {"HOROVOD_IDLE_CYCLE_TIME": "0"}, {"HOROVOD_IDLE_CYCLE_TIME": 
     ("launcher", "size", "environment"),
     [
         ("gloo", 3, WAITING),
-        ("mpi", 2, ASKING),
+        pytest.param("mpi", 2, ASKING, marks=pytest.mark.soak),
         pytest.param("gloo", 3, ASKING, marks=pytest.mark.soak),
         pytest.param("gloo", 2, ASKING, marks=pytest.mark.soak),
         pytest.param("mpi", 3, ASKING, marks=pytest.mark.soak),

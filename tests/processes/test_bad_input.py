@@ -129,7 +129,7 @@ def test_no_job_file(way: str, tmp_path: Path) -> None:
     refused(way, train(way, tmp_path / "nothing.yaml"), tmp_path, "nothing.yaml")
 
 
-@pytest.mark.parametrize("way", ["alone", "launch", pytest.param("mpirun", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("way", ["launch", *(pytest.param(way, marks=pytest.mark.soak) for way in ("alone", "mpirun"))])
 def test_run_folder_of_another_job_or_in_use(way: str, tmp_path: Path) -> None:
     job, run = write_job(tmp_path, train={"batch_size": 7, "epochs": 400}, log={"every": 1}), tmp_path / "run"
     first = begin(way, job, "--run-dir", run)

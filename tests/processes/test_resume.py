@@ -35,7 +35,7 @@ def exact(run: Path) -> list[Any]:
     ]
 
 
-@pytest.fixture(scope="module", params=["alone", "launch"])
+@pytest.fixture(scope="module", params=[pytest.param("alone", marks=pytest.mark.soak), "launch"])
 def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp(f"whole-{request.param}")
     trained(request.param, write_job(folder, **WITH_DROPOUT), "--run-dir", folder / "run")
