@@ -182,6 +182,10 @@ def check_elastic(job: Job, *, most: int) -> None:
     """Refuse a job that would mean something else with another number of workers. Raises `BadInput`."""
     if job.train.batch_size_per_worker is not None:
         raise BadInput("'train.batch_size_per_worker': expected train.batch_size, since --elastic changes the workers")
+    if job.train.reduction == "adasum":
+        raise BadInput(
+            "'train.reduction' is 'adasum', expected 'mean' with --elastic: its rate is for a worker's batch"
+        )
     batch_size = job.train.batch_size or DEFAULT_BATCH_SIZE
     if batch_size < most:
         raise BadInput(f"'train.batch_size' is {batch_size}, expected at least one example for each of {most} workers")

@@ -284,11 +284,6 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return kind if not others and isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _near_literal(error: ErrorDetails) -> str:
-    names = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-    return nearest(str(error["input"]), names)
-
-
 def _shown(value: Any) -> str:
     try:
         text = value if isinstance(value, str) else json.dumps(value, default=str)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from distrain.errors import BadInput
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.features import horovod_feature
+from distrain.world.quick_import import import_tensorflow
 from distrain.world.start import Started, start
 
 
@@ -76,6 +77,8 @@ def init(comm: object = None, process_sets: object = None) -> None:
     if comm is not None or process_sets is not None:
         raise BadInput("init: expected neither 'comm' nor 'process_sets': all processes are one world here")
     if not _places:
+        # Alone, too: where there are packages for GPUs TensorFlow finds none without.
+        import_tensorflow()
         _places.append(Place(start(os.environ)))
 
 

@@ -29,9 +29,10 @@ def centre(tensor: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """The central part of `tensor` [b, H, W, ...] of the height and width of `target` [b, h, w, ...]."""
     shape, wanted = _height_width(tensor), _height_width(target)
     top, left = ((have - want) // 2 for have, want in zip(shape, wanted, strict=True))
-    rest = tensor.shape.rank - 3
+    # Said as numbers: of a -1 beside sizes that are not known TensorFlow makes an unknown one.
+    rest = [-1 if size is None else size for size in tensor.shape[3:]]
     # Not tensor[:, top:..., left:...], whose gradient takes a tenth of a U-Net's step: it goes element by element.
-    return tf.slice(tensor, tf.stack([0, top, left, *[0] * rest]), tf.stack([-1, *wanted, *[-1] * rest]))
+    return tf.slice(tensor, tf.stack([0, top, left, *[0] * len(rest)]), tf.stack([-1, *wanted, *rest]))
 
 
 def _height_width(tensor: tf.Tensor) -> tuple[Any, Any]:

@@ -47,8 +47,8 @@ def _products(one: tf.Tensor, other: tf.Tensor, pieces: Sequence[Piece], tensors
         found.append(tf.stack([tf.reduce_sum(a * a), tf.reduce_sum(b * b), tf.reduce_sum(a * b)]))
     if not found:
         return tf.zeros([tensors, 3], tf.float64)
-    before, after = pieces[0].tensor, tensors - 1 - pieces[-1].tensor
-    return tf.pad(tf.cast(tf.stack(found), tf.float64), [[before, after], [0, 0]])
+    places = [[piece.tensor] for piece in pieces]
+    return tf.scatter_nd(places, tf.cast(tf.stack(found), tf.float64), [tensors, 3])
 
 
 def _factors(products: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # Keras takes these where it finds them, for plots, boxes on images, data frames in `fit` and wrappers of its models: a
@@ -52,8 +52,9 @@ def _load_cusolver() -> None:
     folders = [] if nvidia is None else nvidia.submodule_search_locations or []
     for path in (Path(folder) / CUSOLVER for folder in folders):
         if path.exists():
-            ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
-            return
+            # A part of what it needs may be missing. TensorFlow then does without GPUs, and says so.
+            with suppress(OSError):
+                ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def found_until(pid: int, over: Callable[[], bool]) -> set[tuple[str, str]]:
     found = set()
     while not over():
         found |= {(each.process, ADDRESSES.get(each.host, each.host)) for each in listening(pid)}
-        time.sleep(0.02)
+        # Looking takes a while itself; what workers of Open MPI that poll leave of two cores, they need.
+        time.sleep(0.2)
     return found
 
 

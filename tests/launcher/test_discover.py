@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,8 +60,10 @@ def test_the_command_has_bounds_and_script(tmp_path: Path) -> None:
     assert "--network-interfaces lo" in line
 
 
-@pytest.mark.parametrize("train", [{"batch_size_per_worker": 2}, {"batch_size": 3}])
-def test_a_job_that_would_change_with_its_workers_is_refused(train: dict[str, int]) -> None:
-    with pytest.raises(BadInput, match="batch_size"):
-        check_elastic(make_job(train=train), most=4)
+@pytest.mark.parametrize(
+    "train", [{"batch_size_per_worker": 2}, {"batch_size": 3}, {"batch_size": 4, "reduction": "adasum"}]
+)
+def test_a_job_that_would_change_with_its_workers_is_refused(train: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=list(train)[-1]):
+        check_elastic(make_job(train=train, gradients=False), most=4)
     check_elastic(make_job(train={"batch_size": 4}), most=4)

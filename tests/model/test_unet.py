@@ -119,6 +119,18 @@ def test_the_centre_begins_at_half_the_rest(have: int, want: int, first: int) ->
     assert cropped[0, 0] == first * have + first
 
 
+def test_the_centre_of_images_of_any_size_has_as_many_channels() -> None:
+    """Without, Keras makes of the next convolution one that has to be compiled by XLA, in exported models too."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, None, None, 2])])
+    def cut(tensor: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        result = centre(tensor, target)
+        assert result.shape[3] == 3
+        return result
+
+    assert cut(tf.zeros((1, 8, 8, 3)), tf.zeros((1, 4, 4, 2))).shape == (1, 4, 4, 3)
+
+
 def test_joining_crops_the_first_and_keeps_the_second() -> None:
     skipped, upsampled = tf.reshape(tf.range(25.0), (1, 5, 5, 1)), tf.ones((1, 3, 3, 2))
     layer = CropAndConcatenate()

@@ -79,15 +79,17 @@ print(before, found())
 """
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_tensorflow_finds_the_library_that_it_does_not_look_for(installed: bool, tmp_path: Path) -> None:
-    """As it looks for it: by its name."""
+@pytest.mark.parametrize("state", ["whole", "damaged", "absent"])
+def test_tensorflow_finds_the_library_that_it_does_not_look_for(state: str, tmp_path: Path) -> None:
+    """As it looks for it: by its name. One that cannot be loaded is left to TensorFlow, too."""
     library = tmp_path / "nvidia" / CUSOLVER
     library.parent.mkdir(parents=True)
-    if installed:
+    if state == "damaged":
+        library.write_bytes(b"no library")
+    if state == "whole":
         command = ["c++", "-shared", "-x", "c++", "-", "-o", str(library), f"-Wl,-soname,{library.name}"]
         subprocess.run(command, input="int one;", text=True, check=True)
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}"}
     command = [sys.executable, "-c", FINDING]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.split() == ["False", str(installed)]
+    assert done.stdout.split() == ["False", str(state == "whole")]
