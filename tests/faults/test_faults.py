@@ -35,7 +35,7 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return sorted(own, key=lambda child: int(child.environ()["HOROVOD_RANK"]))
 
 
-@pytest.mark.parametrize("fault", ["before the rename", "during restore"])
+@pytest.mark.parametrize("fault", ["before the rename", pytest.param("during restore", marks=pytest.mark.soak)])
 def test_killed_where_it_hurts(fault: str, bench: Bench) -> None:
     case, run = Case(fault, ALONE, seed=4), bench.folder / fault.replace(" ", "-")
     assert all(code != 0 for code in bench.trouble(case, run))
@@ -77,7 +77,9 @@ def test_a_stopped_rank_is_noticed_and_each_shows_where_it_stands(bench: Bench) 
     (main,) = [stack for stack in stacks if "in <module>" in stack]
     assert re.search(r'File ".*/trainer\.py", line \d+ in make_step$', main, re.MULTILINE), main
     last = ended.errors.splitlines()[-1]
-    assert last.startswith(f"distrain: rank 0: no progress for {STALL_SECONDS} s after step ")
+    waited = re.match(r"distrain: rank 0: no progress for (\d+) s after step ", last)
+    assert waited is not None, last
+    assert int(waited[1]) >= STALL_SECONDS
     assert ", in a step; it waits for another rank" in last
     assert left_over(run) == []
 
@@ -186,7 +188,7 @@ def test_a_disk_that_the_log_fills_ends_the_run_in_one_line(bench: Bench, disk: 
     assert differences(disk / "run", bench.whole(ALONE)[0]) == []
 
 
-@pytest.mark.parametrize(("choice", "code"), [("stop", 1), ("continue", 1)])
+@pytest.mark.parametrize(("choice", "code"), [("stop", 1), pytest.param("continue", 1, marks=pytest.mark.soak)])
 def test_a_full_disk_stops_the_run_or_not_as_chosen(choice: str, code: int, bench: Bench, disk: Path) -> None:
     """The last checkpoint has to be there for a good end, whatever was chosen."""
     (disk / "others").write_bytes(bytes((3 << 20) - (1 << 20) - 150_000))

@@ -22,7 +22,7 @@ def sum_of_steps(step: int) -> float:
     ("state", "operations"),
     [
         ("variables", ["grouped_function", "single_eager"]),
-        ("keras", ["grouped_eager"]),
+        pytest.param("keras", ["grouped_eager"], marks=pytest.mark.soak),
         pytest.param("variables", OPERATIONS, marks=pytest.mark.soak),
         pytest.param("keras", OPERATIONS, marks=pytest.mark.soak),
     ],

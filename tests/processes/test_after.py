@@ -64,6 +64,7 @@ def test_evaluate_gives_what_the_run_has_logged_on_any_number_of_workers(run: Pa
     assert earlier["loss"] != pytest.approx(logged[-1]["loss"], rel=1e-3)
 
 
+@pytest.mark.soak
 def test_evaluate_on_other_data(run: Path) -> None:
     more = evaluated("alone", run, "-o", "data.validation.examples=11")
     assert more["examples"] == 11

@@ -276,6 +276,7 @@ def wait_for_step(folder: Path, process: subprocess.Popen[str], **like: int) -> 
         time.sleep(0.1)
 
 
+@pytest.mark.soak
 def test_an_elastic_program_loses_a_worker_and_gains_another_and_comes_to_the_same(tmp_path: Path) -> None:
     program = PROGRAMS / "keras_elastic.py"
     alone, together = tmp_path / "alone", tmp_path / "together"

@@ -58,6 +58,7 @@ def test_gradients_are_reduced_as_numpy_has_it(workers: int, controller: str) ->
 STATE = ("weights_sha256", "optimizer_sha256", "gradient_mean_sha256", "step", "position", "skipped_steps")
 
 
+@pytest.mark.soak
 def test_an_overflow_on_one_worker_leaves_the_step_out_on_all(tmp_path: Path) -> None:
     """One image is so bright that its gradient is too large for float16, once an epoch; alone it is the same.
 

@@ -60,6 +60,6 @@ def test_two_workers_are_as_one(way: str, alone: dict[str, Path], tmp_path: Path
     assert difference(runs[0], alone["float64"]) < 1e-10
 
 
-@pytest.mark.parametrize("way", ["launch", "launch-mpi"])
+@pytest.mark.parametrize("way", ["launch", pytest.param("launch-mpi", marks=pytest.mark.soak)])
 def test_two_workers_are_close_in_float32(way: str, alone: dict[str, Path], tmp_path: Path) -> None:
     assert difference(run_way(tmp_path, way, "float32"), alone["float32"]) < 1e-3
