@@ -19,25 +19,6 @@ PAUSE_SECONDS = 0.02
 ENDING_SECONDS = 40.0
 STEPS = 10  # of a turn
 SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 22, 25_000_000)  # float32 numbers that are exchanged
-# What a user would write to be as far as the end of a first step: TensorFlow, Horovod, a sum.
-BARE = """
-import os
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-import tensorflow as tf
-import horovod.tensorflow as hvd
-hvd.init()
-image = tf.keras.Input([64, 64, 1])
-model = tf.keras.Model(image, tf.keras.layers.Conv2D(2, 3)(image))
-
-@tf.function
-def step(images):
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(model(images) ** 2)
-    gradients = tape.gradient(loss, model.trainable_variables)
-    return hvd.grouped_allreduce(gradients, op=hvd.Sum) if hvd.size() > 1 else gradients
-
-print(float(step(tf.ones([4, 64, 64, 1]))[0][0, 0, 0, 0]), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -162,7 +143,8 @@ class Outside:
             self._end(process)
             return seconds
 
-        bare = start_program(World(workers, controller="mpi"), [sys.executable, "-c", BARE], {})
+        program = [sys.executable, "-m", "distrain.bench.bare", str(self._folder / "job.yaml")]
+        bare = start_program(World(workers, controller="mpi"), program, {})
 
         def mpirun() -> float:
             began = time.monotonic()
