@@ -101,8 +101,10 @@ def _train_function(model: keras.Model) -> Step:
             if resume.batches > 0:
                 if not resume.begun:
                     resume.begun = True
-                    # The metrics, which a first step would make: what is restored has their sums, too.
-                    model._symbolic_build(data_batch=iterator.element_spec)  # type: ignore[attr-defined]  # tf.data's
+                    if _lacks_metrics(model):
+                        # A first step would make them: what is restored has their sums, too.
+                        spec = iterator.element_spec  # type: ignore[attr-defined]  # tf.data's
+                        model._symbolic_build(data_batch=spec)
                 resume.pass_by(iterator, int(model.steps_per_execution))
                 return model.get_metrics_result()
             delattr(model, RESUME)
@@ -111,6 +113,16 @@ def _train_function(model: keras.Model) -> Step:
         return outputs
 
     return proved
+
+
+def _lacks_metrics(model: keras.Model) -> bool:
+    """Whether metrics that `compile` asks for are still to be made: its own, or the losses of several outputs.
+
+    Without any, nothing has to be known of the data, which a training step of the model's own may read as it likes.
+    """
+    compiled, loss = model._compile_metrics, model._compile_loss
+    several = len(getattr(model, "outputs", None) or ()) > 1
+    return (compiled is not None and not compiled.built) or (several and loss is not None and not loss.built)
 
 
 def _separable(model: keras.Model) -> bool:

@@ -1,7 +1,7 @@
 """What a tracking service has still to be told of a run: its records and pictures, from the run's folder.
 
-What has been sent is kept in the folder. A run that goes on from a checkpoint makes the steps after it again, to the
-same bits: what was sent of them is not sent twice.
+What has been sent is kept in the folder, as soon as it was. A run that goes on from a checkpoint makes the steps after
+it again, to the same bits: what was kept as sent is not sent twice.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ COUNTED = ("skipped", "bad_example", "checkpoint_failed")
 class Sent:
     """What a service has been told: up to which position, which kinds of record there, and which pictures.
 
-    `run` is what the service calls the run; None before it knows of it.
+    `where` is the service's address and what it has the run under, `run` what it calls the run there, None before it
+    knows of it; `step` is that of the last record.
     """
 
+    where: str = ""
     run: str | None = None
+    step: int = 0
     position: int = -1
     kinds: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
@@ -44,7 +47,7 @@ class Sent:
         sent = self
         for point in points:
             before = sent.kinds if point.position == sent.position else ()
-            sent = replace(sent, position=point.position, kinds=(*before, point.kind))
+            sent = replace(sent, step=point.step, position=point.position, kinds=(*before, point.kind))
         return sent
 
 
@@ -62,8 +65,8 @@ def load_sent(path: Path) -> Sent:
     """What was sent before; nothing where there is no such file. Raises `OSError`."""
     if not path.exists():
         return Sent()
-    held = json.loads(path.read_text(encoding="utf-8"))
-    return Sent(held["run"], held["position"], tuple(held["kinds"]), tuple(held["pictures"]))
+    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return Sent(**held | {"kinds": tuple(held["kinds"]), "pictures": tuple(held["pictures"])})
 
 
 def save_sent(path: Path, sent: Sent) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 
 from distrain.job.schema import Job
+from distrain.log.address import without_password
 from distrain.log.backlog import Point
+from distrain.log.tracking import ADDRESS
 
 # What a request to MLflow may hold.
 MOST_METRICS, MOST_PARAMETERS, LONGEST_VALUE = 1000, 100, 6000
@@ -24,16 +25,14 @@ STATES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 class MLflowRun:
     """The run of `job` called `name`, the one with the number `run` where it was begun before.
 
-    All methods raise one of `FAILURES` where the server does not do what it is asked for.
+    All methods raise whatever the client or its store raises where the server does not do what it is asked for.
     """
-
-    FAILURES: tuple[type[Exception], ...] = (MlflowException, requests.RequestException, OSError)
 
     def __init__(self, job: Job, name: str, run: str | None, *, about: Mapping[str, str]) -> None:
         options = job.log.mlflow
         assert options is not None
         self._client = MlflowClient(tracking_uri=options.uri)
-        self._experiment = options.experiment or job.name
+        self._experiment = _experiment(job)
         if run is None:
             tags = {f"distrain.{key}": value for key, value in about.items()}
             run = self._client.create_run(self._experiment_number(), run_name=name, tags=tags).info.run_id
@@ -42,6 +41,12 @@ class MLflowRun:
             self._known = dict(self._client.get_run(run).data.params)
             self._client.update_run(run, status="RUNNING")
         self.run: str = run
+
+    @staticmethod
+    def where(job: Job) -> str:
+        """The server and the experiment that have a run of `job`."""
+        assert job.log.mlflow is not None
+        return f"{without_password(job.log.mlflow.uri or os.environ[ADDRESS])} {_experiment(job)}"
 
     @property
     def place(self) -> str:
@@ -85,3 +90,8 @@ class MLflowRun:
         found = self._client.get_experiment_by_name(self._experiment)
         number: str = self._client.create_experiment(self._experiment) if found is None else found.experiment_id
         return number
+
+
+def _experiment(job: Job) -> str:
+    assert job.log.mlflow is not None
+    return job.log.mlflow.experiment or job.name

@@ -24,6 +24,8 @@ END_SECONDS, FAILED_SECONDS, REST_SECONDS = 10.0, 3.0, 600.0
 # What a process that has ended has said is read as soon as that.
 READ_SECONDS = 1.0
 ADDRESS = "MLFLOW_TRACKING_URI"
+# How a run ends here that goes on, followed by another process.
+MOVED = "moved"
 
 
 def require(log: Log, variables: Mapping[str, str], *, source: str, rank: int) -> None:
@@ -39,6 +41,15 @@ def require(log: Log, variables: Mapping[str, str], *, source: str, rank: int) -
             f"{source}: 'log.mlflow.uri' is missing and {ADDRESS} is not set, "
             "expected the tracking server, such as http://127.0.0.1:5000"
         )
+
+
+def rest_of(service: str, folder: RunFolder, how: str) -> str:
+    """How a service hears what it has not been told of a run that has ended in this way."""
+    rest = "the run, which goes on, sends the rest" if how == MOVED else "starting the run again sends the rest"
+    if service != "wandb":
+        return rest
+    # What its client was handed counts as sent, and is sent by the client alone.
+    return f"`wandb sync --include-online {folder.tracking}/wandb/*run-*` sends what its client holds, {rest}"
 
 
 class Tracking:
@@ -74,19 +85,24 @@ class Tracking:
         deadline = time.monotonic() + seconds
         for process in self._processes.values():
             assert process.stdin is not None
+            # Open until it has ended: the follower of a rank 0 that is gone does not stay for what that had granted.
             with suppress(BrokenPipeError):  # ended by itself
                 process.stdin.write(f"{how} {seconds}\n")
-                process.stdin.close()
+                process.stdin.flush()
         for service, process in self._processes.items():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                if how != "moved":
+                # Another process begins where this one's last word was written down; what a client holds is lost to it.
+                if how != MOVED or service == "wandb":
                     self._told.put(
-                        f"{service}: not all has been sent in {seconds:g} s; starting the run again sends the rest"
+                        f"{service}: not all has been sent in {seconds:g} s; {rest_of(service, self._folder, how)}"
                     )
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # its word, where it has not taken it
+                process.stdin.close()
             self._readers[service].join(READ_SECONDS)
         self._processes = {}
         return [*shown, *self.heard()]

@@ -1,4 +1,7 @@
-"""A run as Weights & Biases has it. Its client has a process of its own, which sends in its own time."""
+"""A run as Weights & Biases has it. Its client has a process of its own, which sends in its own time.
+
+What that process was handed counts as sent: it keeps it in the run's folder, for `wandb sync`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import wandb
+from wandb.sdk import wandb_setup
 
 from distrain.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from distrain.job.schema import Job
@@ -14,23 +18,23 @@ from distrain.log.backlog import Point
 
 # The client waits so long for the service before it gives a run up.
 INIT_SECONDS = 20.0
+# What our steps are called there. The client's own count what it is handed, behind the last one that the service has.
+STEP = "step"
 CODES = {"finished": EXIT_DONE, "stopped": EXIT_STOPPED, "failed": EXIT_FAILED}
 
 
 class WandbRun:
     """The run of `job` called `name`, the one with the id `run` where it was begun before; files go under `folder`.
 
-    All methods raise one of `FAILURES` where the service cannot be had.
+    All methods raise whatever the client raises where it does not do what it is asked for.
     """
-
-    FAILURES: tuple[type[Exception], ...] = (wandb.Error, TimeoutError, OSError)
 
     def __init__(self, job: Job, name: str, run: str | None, *, about: Mapping[str, str], folder: Path) -> None:
         options = job.log.wandb
         assert options is not None
         self.run = run or uuid.uuid4().hex[:8]
         self._run = wandb.init(
-            project=options.project or job.name,
+            project=_project(job),
             entity=options.entity,
             mode=options.mode,
             id=self.run,
@@ -47,6 +51,16 @@ class WandbRun:
                 x_disable_stats=True,  # of this process, which does nothing but send
             ),
         )
+        # An axis of our own, on which what is told late has its place; by the client's own steps it would be dropped.
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
+
+    @staticmethod
+    def where(job: Job) -> str:
+        """The server, the entity and the project that have a run of `job`."""
+        assert job.log.wandb is not None
+        settings = wandb_setup.singleton().settings
+        return f"{settings.base_url} {job.log.wandb.entity or settings.entity or '-'} {_project(job)}"
 
     @property
     def place(self) -> str:
@@ -60,11 +74,11 @@ class WandbRun:
     def points(self, points: Sequence[Point]) -> None:
         """Tell the numbers of some records."""
         for point in points:
-            self._run.log(point.values, step=point.step)
+            self._run.log({STEP: point.step, **point.values})
 
     def picture(self, path: Path, step: int) -> None:
         """Hand over a picture."""
-        self._run.log({"predictions": wandb.Image(str(path), caption=path.stem)}, step=step)
+        self._run.log({STEP: step, "predictions": wandb.Image(str(path), caption=path.stem)})
 
     def end(self, how: str) -> None:
         """Say how the run has ended: "finished", "stopped" (to go on later) or "failed"."""
@@ -76,3 +90,8 @@ class WandbRun:
         """Have all on its way, without saying that the run has ended."""
         self._run.mark_preempting()
         self._run.finish(exit_code=EXIT_STOPPED)
+
+
+def _project(job: Job) -> str:
+    assert job.log.wandb is not None
+    return job.log.wandb.project or job.name

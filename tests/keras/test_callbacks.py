@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import distrain.keras as hvd
 from distrain.keras.callbacks import metrics
@@ -114,6 +115,60 @@ def test_an_epoch_that_was_begun_ends_with_its_metrics(tmp_path: Path, batch: in
     assert {name: values[1:] for name, values in whole.items()} == parts
     assert "mae" in whole
     assert all(np.array_equal(one, other) for one, other in zip(*(each.weights for each in models), strict=True))
+
+
+class Weighed(keras.Sequential):
+    """Reads its data in a training step of its own, as no other part of Keras would understand it."""
+
+    def train_step(self, data: Any) -> Any:
+        x, labels = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(labels["weight"] * (self(x, training=True) - labels["value"]) ** 2)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"loss": loss}
+
+
+def test_a_training_step_of_its_own_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    models = []
+    for folder, interrupt in (("whole", None), ("parts", Interrupt(1)), ("parts", None)):
+        keras.utils.set_random_seed(1)
+        model = Weighed([keras.layers.Input((4,)), keras.layers.Dense(1)])
+        model.compile(hvd.DistributedOptimizer(keras.optimizers.Adam(0.1)), loss="mse", jit_compile=False)
+        callbacks = [hvd.callbacks.CheckpointCallback(tmp_path / folder, every="1 step")]
+        options = {"epochs": 3, "batch_size": 5, "shuffle": False, "verbose": 0}
+        labels = {"value": Y, "weight": np.abs(Y)}
+        if interrupt is not None:
+            with pytest.raises(Interruption):
+                model.fit(X, labels, callbacks=[*callbacks, interrupt], **options)
+            assert callbacks[0]._saver is not None
+            assert callbacks[0]._saver.wait() is None
+            continue
+        model.fit(X, labels, callbacks=callbacks, **options)
+        models.append(model)
+    assert all(np.array_equal(one, other) for one, other in zip(*(each.weights for each in models), strict=True))
+
+
+def test_an_epoch_that_was_begun_ends_with_the_losses_of_all_outputs(tmp_path: Path) -> None:
+    histories = []
+    for folder, interrupt in (("whole", None), ("parts", Interrupt(1)), ("parts", None)):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, [keras.layers.Dense(1, name=name)(inputs) for name in ("one", "other")])
+        optimizer = hvd.DistributedOptimizer(keras.optimizers.Adam(0.1))
+        model.compile(optimizer, loss=["mse", "mae"], jit_compile=False)
+        callbacks = [hvd.callbacks.CheckpointCallback(tmp_path / folder, every="1 step")]
+        options = {"epochs": 2, "batch_size": 5, "shuffle": False, "verbose": 0}
+        if interrupt is not None:
+            with pytest.raises(Interruption):
+                model.fit(X, [Y, Y], callbacks=[*callbacks, interrupt], **options)
+            assert callbacks[0]._saver is not None
+            assert callbacks[0]._saver.wait() is None
+            continue
+        histories.append(model.fit(X, [Y, Y], callbacks=callbacks, **options).history)
+    whole, parts = histories
+    assert {"one_loss", "other_loss"} < set(whole)
+    assert {name: values[1:] for name, values in whole.items()} == parts
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,14 +70,14 @@ def test_each_record_is_told_once_over_kills_and_checkpoints(tmp_path: Path, mos
     folder = RunFolder(tmp_path)
     begun = [_step(1), _step(2), _summary("epoch", 2, loss=1.0), _event("bad_example", 2, 17), _step(3)]
     _write(folder, *begun)
-    first, sent = _drain(Backlog(folder), Sent("it"), most)
+    first, sent = _drain(Backlog(folder), Sent("there", "it"), most)
     assert first == [("step", 1), ("step", 2), ("epoch", 2), ("bad_example 1", 2), ("step", 3)]
     # It goes on from a checkpoint after the first step, and does all that again and more.
     cut(folder.metrics, 8)
     _write(folder, *begun[1:], _event("bad_example", 3, 24), _step(4))
     again, sent = _drain(Backlog(folder), sent, most)
     assert again == [("bad_example 2", 3), ("step", 4)]
-    assert sent.run == "it"
+    assert (sent.where, sent.run, sent.step) == ("there", "it", 4)
 
 
 def test_a_position_that_was_told_in_part_is_told_to_its_end(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_pictures_are_told_once_and_not_before_they_are_whole(tmp_path: Path) ->
 def test_what_was_sent_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.json"
     assert load_sent(path) == Sent()
-    sent = Sent("it", 24, ("step", "epoch"), ("epoch_0000.png",))
+    sent = Sent("there", "it", 3, 24, ("step", "epoch"), ("epoch_0000.png",))
     save_sent(path, sent)
     assert load_sent(path) == sent
     assert list(tmp_path.iterdir()) == [path]
