@@ -35,7 +35,9 @@ NOT_HERE = {
         "10 GB of packages; tests/docker/test_gpu_build.py has it"
     ),
     "DIR/bin/distrain check": "of the environment before it",
-    "pip install 'distrain[mlflow]'": "the environment of the tests has both, at the versions of requirements/dev.txt",
+    "python3 docker/environment.py --extras": (
+        "would change the environment of the tests; tests/docker/test_extras.py makes one of its own"
+    ),
 }
 
 # Commands that only `make soak` runs, and why.
