@@ -14,7 +14,7 @@ import yaml
 from distrain.cli.reference import page as command_line
 from distrain.job.load import check_job
 from tests.documentation.accounted import LONG, NOT_HERE
-from tests.documentation.markdown import ROOT, Block, blocks, commands, pages, text_of
+from tests.documentation.markdown import ROOT, Block, blocks, commands, pages, text_of, trains
 
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -45,6 +45,7 @@ def test_the_lists_of_commands_name_what_stands_on_a_page() -> None:
     assert set(NOT_HERE) | set(LONG) <= standing
     assert not set(NOT_HERE) & set(LONG)
     assert len(standing) > 50
+    assert len([command for command in standing if trains(command)]) > 12
 
 
 @pytest.mark.parametrize("block", of("python"))
