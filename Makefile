@@ -54,6 +54,8 @@ requirements: ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --extra cpu pyproject.toml -o requirements/cpu.txt && \
 	$(COMPILE) --extra gpu pyproject.toml -c requirements/cpu.txt -o requirements/gpu.txt && \
 	$(COMPILE) --extra cpu --group dev pyproject.toml -c requirements/cpu.txt -o requirements/dev.txt && \
+	$(COMPILE) --extra s3 --extra gcs --extra http --extra mlflow --extra wandb pyproject.toml \
+		-c requirements/dev.txt -o requirements/extras.txt && \
 	$(COMPILE) --extra cpu --group docs pyproject.toml -c requirements/dev.txt -o requirements/docs.txt && \
 	$(COMPILE) --group build -c requirements/cpu.txt -o requirements/build.txt && \
 	$(COMPILE) --group build-gpu -c requirements/gpu.txt -c requirements/build.txt -o requirements/build-gpu.txt && \

@@ -1,9 +1,10 @@
 """Makes the project's virtual environment, or brings it up to date; does nothing, quickly, where it is.
 
-    python3 docker/environment.py --group cpu|docs|dev|gpu [--venv DIR]
+    python3 docker/environment.py --group cpu|docs|dev|gpu [--extras] [--venv DIR]
 
 Everything is pinned by version and hash in requirements/; Horovod's wheel is built where the cache has none for it.
-An environment of the group docs serves as one of cpu too, one of dev as either.
+An environment of the group docs serves as one of cpu too, one of dev as either. One that was given the extras (clients
+of object stores and of tracking services) keeps them.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def _requirements(group: str) -> Path:
     return tools.ROOT / "requirements" / f"{group}.txt"
 
 
-def _wanted(group: str, venv: Path) -> Stamp:
+def _wanted(group: str, venv: Path, *, extras: bool = False) -> Stamp:
     """What the stamp of a complete environment says."""
-    return {
+    stamp = {
         "group": group,
         "python": platform.python_version(),
         "venv": str(venv),
@@ -73,6 +74,9 @@ def _wanted(group: str, venv: Path) -> Stamp:
         "project": hashlib.sha256((tools.ROOT / "pyproject.toml").read_bytes()).hexdigest(),
         "root": str(tools.ROOT),
     }
+    if extras:
+        stamp["extras"] = hashlib.sha256(_requirements("extras").read_bytes()).hexdigest()
+    return stamp
 
 
 def _read_stamp(venv: Path) -> Stamp:
@@ -90,10 +94,13 @@ def _write_stamp(venv: Path, stamp: Stamp) -> None:
     partial.replace(venv / STAMP)
 
 
-def _up_to_date(venv: Path, groups: tuple[str, ...]) -> bool:
+def _up_to_date(venv: Path, groups: tuple[str, ...], *, extras: bool = False) -> bool:
     stamp = _read_stamp(venv)
+    has_extras = "extras" in stamp
+    if stamp.get("group") not in groups or (extras and not has_extras):
+        return False
     # The interpreter is a link to one that may have been removed.
-    return stamp.get("group") in groups and stamp == _wanted(stamp["group"], venv) and (venv / "bin/python").exists()
+    return stamp == _wanted(stamp["group"], venv, extras=has_extras) and (venv / "bin/python").exists()
 
 
 def _can_be_updated(venv: Path, stamp: Stamp, wanted: Stamp) -> bool:
@@ -138,13 +145,15 @@ def _create(uv: str, venv: Path, log: Path) -> None:
     tools.run_logged(command, log, f"make the environment {venv}", tools.index_environment())
 
 
-def _install(uv: str, group: str, venv: Path, wheel: Path, log: Path) -> None:
+def _install(uv: str, groups: list[str], venv: Path, wheel: Path, log: Path) -> None:
     variables = tools.index_environment()
     python = ["--python", str(venv / "bin" / "python")]
-    say(f"installing the packages of requirements/{group}.txt")
+    files = [_requirements(group) for group in groups]
+    named = " and ".join(f"requirements/{path.name}" for path in files)
+    say(f"installing the packages of {named}")
     # Compiled now, by all cores: otherwise every process of a first run compiles TensorFlow's modules for itself.
-    command = [uv, "pip", "sync", "--require-hashes", "--compile-bytecode", *python, str(_requirements(group))]
-    tools.run_logged(command, log, f"install the packages of requirements/{group}.txt", variables)
+    command = [uv, "pip", "sync", "--require-hashes", "--compile-bytecode", *python, *map(str, files)]
+    tools.run_logged(command, log, f"install the packages of {named}", variables)
     install = [uv, "pip", "install", "--no-deps", "--no-index", "--compile-bytecode", *python]
     tools.run_logged([*install, str(wheel)], log, f"install {wheel.name}", variables)
     tools.run_logged([*install, str(kernels.wheel(venv))], log, "install distrain's kernels", variables)
@@ -152,12 +161,14 @@ def _install(uv: str, group: str, venv: Path, wheel: Path, log: Path) -> None:
     tools.run_logged(command, log, "install distrain", variables)
 
 
-def _set_up(group: str, venv: Path) -> None:
+def _set_up(group: str, venv: Path, *, extras: bool) -> None:
     start = time.monotonic()
     stamp = _read_stamp(venv)
+    # Brought up to date as what it is, not made smaller.
     if stamp.get("group") in SERVING[group]:
-        group = stamp["group"]  # brought up to date as what it is, not made smaller
-    wanted = _wanted(group, venv)
+        group = stamp["group"]
+    extras = extras or "extras" in stamp
+    wanted = _wanted(group, venv, extras=extras)
     _check_space(group, venv)
     gpu = group == "gpu"
     if build.cached_wheel(gpu) is None:
@@ -171,7 +182,7 @@ def _set_up(group: str, venv: Path) -> None:
         _write_stamp(venv, {})
     else:
         _create(uv, venv, log)
-    _install(uv, group, venv, wheel, log)
+    _install(uv, [group, "extras"] if extras else [group], venv, wheel, log)
     _write_stamp(venv, wanted)
     say(f"{venv} is ready, after {tools.elapsed(start)}")
 
@@ -179,6 +190,7 @@ def _set_up(group: str, venv: Path) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make the project's virtual environment, or bring it up to date.")
     parser.add_argument("--group", choices=GROUPS, default="cpu", help="which requirements (default: cpu)")
+    parser.add_argument("--extras", action="store_true", help="clients of s3, gcs, http, mlflow and wandb, too")
     parser.add_argument("--venv", metavar="DIR", type=Path, default=tools.ROOT / ".venv", help="default: .venv")
     parser.add_argument("--print-uv", action="store_true", help="only print the path of uv, installed if need be")
     return parser.parse_args()
@@ -192,12 +204,12 @@ def main() -> int:
         return 0
     venv = arguments.venv.resolve()
     groups = SERVING[arguments.group]
-    if _up_to_date(venv, groups):
+    if _up_to_date(venv, groups, extras=arguments.extras):
         return 0
     lock = hashlib.sha256(str(venv).encode()).hexdigest()[:16]
     with tools.locked(tools.cache_folder() / "locks" / lock, f"waiting for another set-up of {venv}"):
-        if not _up_to_date(venv, groups):
-            _set_up(arguments.group, venv)
+        if not _up_to_date(venv, groups, extras=arguments.extras):
+            _set_up(arguments.group, venv, extras=arguments.extras)
     return 0
 
 

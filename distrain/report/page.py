@@ -34,6 +34,8 @@ PICTURES = 12
 WIDEST = 1000
 QUALITY = 80
 MEASURES = ("norm", "mean_norm", "update_ratio", "coherence", "alignment", "noise_scale", "snr")
+# The events that tell what each worker runs on; others have no more than how many there were.
+WORLDS = ("started", "resumed", "resized")
 # Details of events that stand in columns, or tables, of their own.
 SHOWN_ELSEWHERE = ("kind", "event", "step", "epoch", "position", "time", "workers")
 
@@ -254,7 +256,7 @@ def _variables(run: Run, runs: int) -> str:
 
 def _ranks(run: Run, runs: int) -> str:
     """A row for each rank of the newest world: where it runs, and what its own examples gave."""
-    started = [event for event in run.events if event.get("workers")]
+    started = [event for event in run.events if event["event"] in WORLDS]
     workers = started[-1]["workers"] if started else []
     seen = {one["rank"]: one for one in (run.gradients or {"ranks": []})["ranks"]}
     names = ("steps", "examples", "loss", "norm", "loss_to_others", "norm_to_others")

@@ -17,6 +17,8 @@ import yaml
 
 from distrain.cli.main import main
 from distrain.job.load import load_job
+from distrain.job.schema import Circles
+from distrain.train.schedule import make_schedule
 from tests.clusters.manifests import K8S, OVERLAYS, ROOT, Resource, rendered, resource, resources, templates
 
 VERSIONS = ("1.35", "1.36", "1.37")
@@ -103,6 +105,23 @@ def test_the_launcher_expects_the_workers_that_there_are(overlay: str) -> None:
         assert int(command[command.index("--slots-per-host") + 1]) == slots
 
 
+@pytest.mark.parametrize("overlay", MPI)
+def test_there_is_an_example_for_each_worker(overlay: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(resource(overlay, "ConfigMap")["data"]["job.yaml"], encoding="utf-8")
+    command = launched(overlay)
+    most = int(command[command.index("-n") + 1])
+    if "--elastic" in command:
+        most = int(command[command.index("--elastic") + 1].partition(":")[2])
+    job = load_job(tmp_path / "job.yaml", overridden(command))
+    assert isinstance(job.data.train, Circles)
+    schedule = make_schedule(job.train, examples=job.data.train.examples, seed=job.seed, size=most)
+    assert schedule.plan.batch_size <= schedule.examples
+
+
+def overridden(command: list[str]) -> list[str]:
+    return [after for word, after in pairwise(command) if word == "-o"]
+
+
 def launched(overlay: str) -> list[str]:
     (container,) = templates(overlay)["launcher"]["spec"]["containers"]
     return [*container["command"], *container["args"]]
@@ -168,8 +187,7 @@ def test_the_job_runs_as_it_is_written(overlay: str, tmp_path: Path) -> None:
     if overlay in MPI:
         assert main([changed[0], "--dry-run", *changed[1:]]) == 0
     else:
-        overrides = [after for word, after in pairwise(changed) if word == "-o"]
-        assert load_job(Path(changed[1]), overrides).train.steps == 40
+        assert load_job(Path(changed[1]), overridden(changed)).train.steps == 40
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -96,11 +96,61 @@ def test_a_wheel_in_the_cache_is_found_by_its_option(tmp_path: Path, monkeypatch
     assert build.cached_wheel(gpu=False) is None
 
 
-def test_an_environment_with_more_serves_as_one_with_less(tmp_path: Path) -> None:
+def test_the_extras_go_beside_any_environment() -> None:
+    extras = _pinned("extras.txt")
+    assert set(extras) >= {"s3fs", "gcsfs", "aiohttp", "mlflow-skinny", "wandb"}
+    assert not {name for name in extras if name.startswith("tensorflow")}
+    for name in ("cpu.txt", "gpu.txt", "dev.txt"):
+        pinned = _pinned(name)
+        shared = set(extras) & set(pinned)
+        assert shared >= {"fsspec", "protobuf", "numpy"}
+        assert {name: extras[name] for name in shared} == {name: pinned[name] for name in shared}
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """What looks like an environment, but for its stamp."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch()
+    return tmp_path
+
+
+def test_an_environment_with_the_extras_is_also_one_without(
+    venv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def up_to_date() -> tuple[bool, bool]:
+        without, with_extras = (environment._up_to_date(venv, ("cpu",), extras=extras) for extras in (False, True))
+        return without, with_extras
+
+    environment._write_stamp(venv, environment._wanted("cpu", venv))
+    assert up_to_date() == (True, False)
+    environment._write_stamp(venv, environment._wanted("cpu", venv, extras=True))
+    assert up_to_date() == (True, True)
+    # Other versions of them: to be brought up to date, whoever asks.
+    changed = tmp_path / "extras.txt"
+    changed.write_text("wandb==0\n")
+    requirements = environment._requirements
+    monkeypatch.setattr(environment, "_requirements", lambda name: changed if name == "extras" else requirements(name))
+    assert up_to_date() == (False, False)
+
+
+def test_what_is_brought_up_to_date_keeps_its_extras(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[list[str]] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(venv / "cache"))
+    monkeypatch.setattr(environment, "_check_space", lambda *_: None)
+    monkeypatch.setattr(tools, "get_uv", lambda: "uv")
+    monkeypatch.setattr(build, "cached_wheel", lambda gpu: venv / "horovod.whl")
+    monkeypatch.setattr(build, "wheel", lambda uv, gpu: venv / "horovod.whl")
+    monkeypatch.setattr(environment, "_install", lambda uv, groups, *_: installed.append(groups))
+    environment._write_stamp(venv, environment._wanted("cpu", venv))
+    for group, extras in (("cpu", False), ("cpu", True), ("dev", False), ("cpu", False)):
+        environment._set_up(group, venv, extras=extras)
+    assert installed == [["cpu"], ["cpu", "extras"], ["dev", "extras"], ["dev", "extras"]]
+
+
+def test_an_environment_with_more_serves_as_one_with_less(venv: Path) -> None:
     serves = {}
     for group in environment.GROUPS:
-        environment._write_stamp(tmp_path, environment._wanted(group, tmp_path))
-        serves[group] = {wanted for wanted, by in environment.SERVING.items() if environment._up_to_date(tmp_path, by)}
+        environment._write_stamp(venv, environment._wanted(group, venv))
+        serves[group] = {wanted for wanted, by in environment.SERVING.items() if environment._up_to_date(venv, by)}
     assert serves == {"cpu": {"cpu"}, "docs": {"cpu", "docs"}, "dev": {"cpu", "docs", "dev"}, "gpu": {"gpu"}}

@@ -9,10 +9,14 @@ CIRCLES = {"examples": 160, "size": 60, "radius": [3, 9]}
 SHORTER: dict[str, dict[str, Any]] = {
     "circles.yaml": {
         "data": {"train": CIRCLES, "validation": {**CIRCLES, "examples": 4}},
-        "model": {"features": 4},
+        "model": {"layers": 2, "features": 4},
         "train": {"epochs": 2},
     },
-    "membrane.yaml": {"data": {"train": {"crop": [60, 60]}}, "model": {"features": 4}, "train": {"epochs": 1}},
+    "membrane.yaml": {
+        "data": {"train": {"crop": [60, 60]}},
+        "model": {"layers": 2, "features": 4},
+        "train": {"epochs": 1},
+    },
 }
 
 # Programs for which no machine that tests has the other side, and why; stand_in.py says what it does of each instead.
@@ -35,17 +39,29 @@ NOT_HERE = {
         "10 GB of packages; tests/docker/test_gpu_build.py has it"
     ),
     "DIR/bin/distrain check": "of the environment before it",
-    "pip install 'distrain[mlflow]'": "the environment of the tests has both, at the versions of requirements/dev.txt",
+    "python3 docker/environment.py --extras": (
+        "would change the environment of the tests; tests/docker/test_extras.py makes one of its own"
+    ),
 }
 
 # Commands that only `make soak` runs, and why.
 LONG = {
     "distrain check": "20 s of two cores; launch/local.sh begins with it",
-    "distrain launch -n 2 --restarts 5 -- train launch/jobs/circles.yaml": ("tests/faults/test_faults.py has restarts"),
-    "horovodrun -np 2 python -m distrain train launch/jobs/circles.yaml": "what distrain launch runs, too",
-    "distrain launch --hostfile launch/hosts.example --controller mpi -- train launch/jobs/circles.yaml": (
-        "20 s; the README's --hosts goes by ssh, too"
+    "distrain launch -n 2 -- train launch/jobs/circles.yaml --run-dir runs/two": "what make train runs, too",
+    "distrain launch -n 2 --restarts 5 -- train launch/jobs/circles.yaml --run-dir runs/restarts": (
+        "tests/faults/test_faults.py has restarts"
     ),
+    "horovodrun -np 2 python -m distrain train launch/jobs/circles.yaml --run-dir runs/gloo": (
+        "what distrain launch runs, too"
+    ),
+    "horovodrun --mpi -np 2 python -m distrain train launch/jobs/circles.yaml --run-dir runs/horovodrun": (
+        "tests/processes/test_ways.py has it"
+    ),
+    "mpirun -np 2 python -m distrain train launch/jobs/circles.yaml --run-dir runs/mpirun": (
+        "tests/processes/test_ways.py has it"
+    ),
+    "distrain launch --hostfile launch/hosts.example --controller mpi -- train launch/jobs/circles.yaml"
+    " --run-dir runs/hostfile": "20 s; the README's --hosts goes by ssh, too",
     "distrain train launch/jobs/circles.yaml -o data.train='{provider: tfrecords, files: packed}'"
     " --run-dir runs/packed": ("tests/processes/test_data.py trains by every provider"),
     "distrain evaluate runs/circles --checkpoint newest --json": "tests/processes/test_after.py has it",

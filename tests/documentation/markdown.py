@@ -67,6 +67,11 @@ def interrupted(command: str) -> bool:
     return command.endswith("# Ctrl-C")
 
 
+def trains(command: str) -> bool:
+    """Whether a command trains a job here, and does not only say how, or hand it to another program's machines."""
+    return bool(re.search(r"(?:^make|\bdistrain|--) train\b", command)) and "--dry-run" not in command
+
+
 def bare(command: str) -> str:
     """A command without the comment behind it, wherever it stands: what makes it the same command."""
     return command if interrupted(command) else re.sub(r"\s+#.*$", "", command)

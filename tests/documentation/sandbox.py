@@ -33,11 +33,12 @@ LINKED = ("LICENSE", "Makefile", "pyproject.toml", "distrain", "requirements", "
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left behind, and how long it took."""
+    """What a command left behind, how long it took, and how many steps more all runs have recorded since."""
 
     code: int
     output: str
     seconds: float
+    steps: int
 
 
 class Sandbox:
@@ -55,8 +56,6 @@ class Sandbox:
         (folder / ".venv").symlink_to(sys.prefix)
         for name, changes in SHORTER.items():
             _shorten(folder / "launch" / "jobs" / name, changes)
-        hosts = folder / "launch" / "hosts.example"
-        hosts.write_text(hosts.read_text(encoding="utf-8").replace("slots=8", "slots=1"), encoding="utf-8")
         _draw_images(folder)
         self._calls = folder / "calls.jsonl"
         self._programs = folder / "programs"
@@ -75,7 +74,7 @@ class Sandbox:
 
     def run(self, command: str, seconds: float = SECONDS) -> Done:
         """Run a command as it stands; one whose comment says Ctrl-C gets that after its first steps."""
-        before = time.monotonic()
+        before, steps = time.monotonic(), self._steps()
         process = subprocess.Popen(
             ["bash", "-c", command],
             cwd=self.folder,
@@ -95,11 +94,15 @@ class Sandbox:
                 each.kill()
             output, _ = process.communicate()
             output += f"\nno end within {seconds} s"
-        return Done(process.returncode, output, time.monotonic() - before)
+        return Done(process.returncode, output, time.monotonic() - before, self._steps() - steps)
 
     def called(self) -> set[str]:
         """Which stand-ins were called."""
         return {json.loads(line)[0] for line in self._calls.read_text(encoding="utf-8").splitlines()}
+
+    def _steps(self) -> int:
+        """How many steps stand in the records of all runs, those that were moved aside included."""
+        return sum(_recorded(path) for path in self.folder.glob("runs/*/metrics.jsonl"))
 
     def _environment(self) -> dict[str, str]:
         # As `source .venv/bin/activate` has it, the stand-ins before.
@@ -115,10 +118,15 @@ class Sandbox:
         deadline = time.monotonic() + SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             new = set(self.folder.glob("runs/*/metrics.jsonl")) - before
-            if any('"kind": "step"' in path.read_text(encoding="utf-8") for path in new):
+            if any(map(_recorded, new)):
                 os.killpg(process.pid, signal.SIGINT)
                 return
             time.sleep(0.02)
+
+
+def _recorded(metrics: Path) -> int:
+    """How many steps a run has recorded."""
+    return metrics.read_text(encoding="utf-8").count('"kind": "step"')
 
 
 def _copy_page(source: str, target: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from distrain.cli import train
 from distrain.cli.parser import Parser
 from distrain.job.load import load_job
+from distrain.train.schedule import make_schedule
 
 
 def docker(words: Sequence[str]) -> int:
@@ -75,7 +76,12 @@ def sbatch(words: Sequence[str]) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     found = parser.parse_args(words)
     subprocess.run(["bash", "-n", found.script], check=True)
-    _train(["train", *found.arguments])
+    # What the script asks for, where the command line does not.
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", found.script.read_text(encoding="utf-8"), re.MULTILINE))
+    _train(
+        ["train", *found.arguments],
+        workers=(found.nodes or int(asked["nodes"])) * (found.ntasks_per_node or int(asked["ntasks-per-node"])),
+    )
     return 0
 
 
@@ -101,12 +107,13 @@ def ssh(words: Sequence[str]) -> int:
     os.execvp("sh", ["sh", "-c", " ".join(rest)])  # noqa: S606 - this is what ssh does with it
 
 
-def _train(words: Sequence[str]) -> None:
-    """What `distrain train` would say of its arguments and job; its data may be elsewhere."""
+def _train(words: Sequence[str], workers: int = 1) -> None:
+    """What `distrain train` would say of its arguments and job on so many workers; its data may be elsewhere."""
     parser = Parser(prog="distrain")
     train.add_arguments(parser.add_subparsers(required=True).add_parser("train"))
     found = parser.parse_args(words)
-    load_job(found.job, found.overrides)
+    job = load_job(found.job, found.overrides)
+    make_schedule(job.train, examples=sys.maxsize, seed=job.seed, size=workers)
 
 
 def _existing(text: str) -> Path:

@@ -18,7 +18,7 @@ import pytest
 
 from distrain.errors import EXIT_STOPPED
 from tests.documentation.accounted import LONG, NOT_HERE, STAND_INS
-from tests.documentation.markdown import ROOT, bare, blocks, interrupted, pages
+from tests.documentation.markdown import ROOT, bare, blocks, interrupted, pages, trains
 from tests.documentation.sandbox import SECONDS, Done, Sandbox
 
 pytestmark = pytest.mark.processes
@@ -36,9 +36,11 @@ def run_page(sandbox: Sandbox, page: str, done: dict[str, Done], *, long: bool =
             if does in done or does in NOT_HERE or (does in LONG and not long):
                 continue
             done[does] = ended = sandbox.run(command, LONG_SECONDS if does in LONG else SECONDS)
-            print(f"{ended.seconds:6.1f} s  {command}")
+            print(f"{ended.seconds:6.1f} s {ended.steps:4} steps  {command}")
             if ended.code != (EXIT_STOPPED if interrupted(command) else 0):
                 wrong.append(f"{block.place}: {command}\nended with {ended.code}:\n{ended.output[-2000:]}")
+            elif trains(command) and not ended.steps:
+                wrong.append(f"{block.place}: {command}\nmade no step:\n{ended.output[-2000:]}")
     return wrong
 
 
@@ -61,6 +63,7 @@ def ready(sandbox: Sandbox, done: dict[str, Done]) -> Sandbox:
     if not (sandbox.folder / "runs" / "circles").exists():
         done["make train"] = ended = sandbox.run("make train")
         assert ended.code == 0, ended.output
+        assert ended.steps, ended.output
     return sandbox
 
 

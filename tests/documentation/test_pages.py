@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from distrain.cli import launch
+from distrain.cli.parser import Parser
 from distrain.cli.reference import page as command_line
 from distrain.job.load import check_job
+from distrain.train.schedule import make_schedule
 from tests.documentation.accounted import LONG, NOT_HERE
-from tests.documentation.markdown import ROOT, Block, blocks, commands, pages, text_of
+from tests.documentation.markdown import ROOT, Block, blocks, commands, pages, text_of, trains
 
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -45,6 +50,26 @@ def test_the_lists_of_commands_name_what_stands_on_a_page() -> None:
     assert set(NOT_HERE) | set(LONG) <= standing
     assert not set(NOT_HERE) & set(LONG)
     assert len(standing) > 50
+    assert len([command for command in standing if trains(command)]) > 12
+
+
+# Elastic ones are refused by the launcher itself, which the tests of commands see.
+LAUNCHED = {
+    command
+    for page in PAGES
+    for command in commands(page)
+    if command.startswith("distrain launch ") and trains(command) and "--elastic" not in command
+}
+
+
+@pytest.mark.parametrize("command", sorted(LAUNCHED))
+def test_a_batch_has_an_example_for_each_worker(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    parser = Parser(prog="distrain launch")
+    launch.add_arguments(parser)
+    found = parser.parse_args(shlex.split(command.replace("\\\n", ""), comments=True)[2:])
+    _, job = launch._checked(found.worker[1:])
+    make_schedule(job.train, examples=sys.maxsize, seed=job.seed, size=launch._world(found).count)
 
 
 @pytest.mark.parametrize("block", of("python"))

@@ -33,6 +33,8 @@ def make_run(path: Path, *, rate: float = 0.1, workers: int = 2) -> RunFolder:
         if step % EPOCH_STEPS == 0:
             lines.append(_record("epoch", step, loss=1 / step))
             lines.append(_record("validation", step, loss=1.2 / step, pixel_error=0.3 / step, iou=1 - 1 / step))
+            # What is said of the noise scale has the number of workers, too.
+            lines.append(_record("event", step, event="advice", text="batch 8", batch_size=BATCH, workers=workers))
         if step == 20:
             lines.append(_event("resumed", step, workers, checkpoint="step_00000020", passed_over=[HARM]))
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
