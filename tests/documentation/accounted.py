@@ -69,6 +69,7 @@ LONG = {
     " -o 'data.validation={provider: image_pairs, images: NEW/image, labels: NEW/label}'": (
         "tests/processes/test_after.py has it"
     ),
+    "distrain inspect runs/circles --gradients --plot docs/gradient-statistics.png": "as the page's other --plot",
     "distrain launch -n 2 -- evaluate runs/circles": "tests/processes/test_after.py has it",
     "distrain launch -n 2 -- predict runs/membrane IMAGES OUTPUT": "tests/processes/test_after.py has it",
     "distrain predict runs/membrane 'IMAGES/{00..09}.png' OUTPUT --probabilities --window 2048": (
