@@ -192,8 +192,9 @@ def _filesystem_of(protocol: str, path: str, what: str) -> Any:
         return _known_filesystem(protocol)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        advice = f"the extra '{extra}' of distrain" if extra else "its package"
-        raise BadInput(f"{shown(path)}: cannot be read ({one_line(error)}), expected {advice} installed") from error
+        extras = "python3 docker/environment.py --extras"
+        advice = f"the extra '{extra}' of distrain installed ({extras})" if extra else "its package installed"
+        raise BadInput(f"{shown(path)}: cannot be read ({one_line(error)}), expected {advice}") from error
     except ValueError as error:
         raise unreadable(path, error, what) from error
 

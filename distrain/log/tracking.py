@@ -34,7 +34,7 @@ def require(log: Log, variables: Mapping[str, str], *, source: str, rank: int) -
         if importlib.util.find_spec(service) is None:
             raise BadInput(
                 f"{source}: 'log.{service}': the package '{service}' is not installed, "
-                f"expected the extra '{service}' of distrain"
+                f"expected the extra '{service}' of distrain (python3 docker/environment.py --extras)"
             )
     if rank == 0 and log.mlflow is not None and log.mlflow.uri is None and not variables.get(ADDRESS):
         raise BadInput(
