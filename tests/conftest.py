@@ -23,3 +23,15 @@ def _single_precision() -> Iterator[None]:
 
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(params=["kernels", "tensorflow"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By the compiled operations, and by TensorFlow's own."""
+    from distrain.kernels import compiled
+
+    if request.param == "kernels":
+        assert compiled.operations() is not None, "the environment lacks distrain-kernels: run make check"
+    else:
+        monkeypatch.setattr(compiled, "serve", lambda value: False)
+    return str(request.param)

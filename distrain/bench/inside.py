@@ -20,7 +20,8 @@ from distrain.job.schema import Job
 from distrain.model.build import Trained, build
 from distrain.step.train_step import FLAGS, crop_labels
 from distrain.train.opening import Request
-from distrain.train.run import Kept, begin, build_step
+from distrain.train.parts import build_step
+from distrain.train.run import Kept, begin
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives

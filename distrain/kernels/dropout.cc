@@ -207,6 +207,11 @@ class ReluDropoutGradOp : public OpKernel {
   int bits_, threshold_;
 };
 
+absl::Status LikeItsInput(tensorflow::shape_inference::InferenceContext* context) {
+  context->set_output(0, context->input(0));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 REGISTER_OP("DistrainReluDropout")
@@ -217,10 +222,7 @@ REGISTER_OP("DistrainReluDropout")
     .Attr("T: {float, double}")
     .Attr("bits: int")
     .Attr("threshold: int")
-    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
-      context->set_output(0, context->input(0));
-      return absl::OkStatus();
-    });
+    .SetShapeFn(LikeItsInput);
 
 REGISTER_OP("DistrainReluDropoutGrad")
     .Input("upstream: T")
@@ -229,10 +231,7 @@ REGISTER_OP("DistrainReluDropoutGrad")
     .Attr("T: {float, double}")
     .Attr("bits: int")
     .Attr("threshold: int")
-    .SetShapeFn([](tensorflow::shape_inference::InferenceContext* context) {
-      context->set_output(0, context->input(0));
-      return absl::OkStatus();
-    });
+    .SetShapeFn(LikeItsInput);
 
 #define DISTRAIN_REGISTER(T)                                                                                      \
   REGISTER_KERNEL_BUILDER(Name("DistrainReluDropout").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),     \

@@ -1,4 +1,4 @@
-"""A run from its job to its end: build the parts, take up the newest checkpoint, train, say what was reached."""
+"""A run from its job to its end: take up the newest checkpoint, train, say what was reached."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import tensorflow as tf
-
 from distrain import __version__
 from distrain.checkpoint.retention import Retention
 from distrain.checkpoint.saver import Saver
-from distrain.checkpoint.state import ReplicaState
 from distrain.checkpoint.store import Progress
 from distrain.data.batches import Batches
 from distrain.data.order import Batch, drawn
-from distrain.data.select import select
 from distrain.data.source import Source
-from distrain.errors import EXIT_DONE, EXIT_STOPPED, BadInput, RunEnds
-from distrain.gradients.statistics import GradientStatistics
-from distrain.job.schema import Gradients, Job
+from distrain.errors import EXIT_DONE, EXIT_STOPPED, RunEnds
+from distrain.job.schema import Job
 from distrain.log import predictions
 from distrain.log.display import Display
 from distrain.log.gradient_table import GradientTable
@@ -30,20 +25,17 @@ from distrain.log.parts import SECONDS as FLUSH_SECONDS
 from distrain.log.recorder import Recorder
 from distrain.log.records import cut
 from distrain.log.serve import Report, Server
-from distrain.log.tracking import END_SECONDS, FAILED_SECONDS, REST_SECONDS, Tracking
-from distrain.model.build import Trained, build
-from distrain.model.loss_scale import part_of
+from distrain.log.tracking import END_SECONDS, FAILED_SECONDS, MOVED, REST_SECONDS, Tracking
 from distrain.step.evaluate_step import EvaluateStep, build_evaluate_step
 from distrain.step.fingerprint import build_fingerprint, verify
-from distrain.step.train_step import TrainStep, build_train_step
 from distrain.train.opening import Opened, Request, open_run, reopen
+from distrain.train.parts import Parts, build_parts, build_step
 from distrain.train.saving import Saving
-from distrain.train.schedule import Schedule, make_schedule
 from distrain.train.standing import Done, described, foremost, taken_over
 from distrain.train.stop import StopRequest
 from distrain.train.summary import announce, conclude
 from distrain.train.trainer import Trainer
-from distrain.train.validation import Validated, measured, read_examples, stack, validate, watched
+from distrain.train.validation import Validated, read_examples, stack, validate, watched
 from distrain.train.warm_start import warm_start
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
@@ -57,18 +49,6 @@ from distrain.world.versions import versions
 WRITING_SECONDS = 8.0
 # In a world that may change, what rank 0 writes into `gradients/` and `events/` is on disk after so long.
 ELASTIC_FLUSH_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a job names, built; the same on every rank."""
-
-    training: Source
-    validation: Source | None
-    schedule: Schedule
-    trained: Trained
-    statistics: GradientStatistics | None
-    state: ReplicaState
 
 
 @dataclass
@@ -299,58 +279,10 @@ def _end_tracking(
         seconds = REST_SECONDS if trainer.complete and trainer.membership is None else END_SECONDS
     else:
         goes_on = trainer.membership is not None and survivable(error)
-        how, seconds = "moved" if goes_on else "failed", FAILED_SECONDS
+        how, seconds = MOVED if goes_on else "failed", FAILED_SECONDS
     trainer.watch.doing("telling the tracking services", alone=True)
     for text in tracking.close(how, min(seconds, trainer.job.parallel.stall_timeout.seconds / 2)):
         trainer.recorder.line(text)
-
-
-def build_parts(job: Job, started: Started, watch: Watch) -> Parts:
-    """Build what the job names. Raises `BadInput`."""
-    world = started.world
-    watch.doing("finding what 'data.train' names")
-    training = select(job.data.train, key="data.train", seed=job.seed, training=True, data=job.data)
-    validation = None
-    if job.data.validation is not None:
-        watch.doing("finding what 'data.validation' names")
-        validation = select(job.data.validation, key="data.validation", seed=job.seed, training=False, data=job.data)
-        best, metrics = job.checkpoint.best, measured(segmentation=validation.spec.segmentation)
-        if best is not None and best not in metrics:
-            raise BadInput(f"'checkpoint.best' is '{best}', expected what is measured here: {', '.join(metrics)}")
-    watch.doing("building the model")
-    schedule = make_schedule(job.train, examples=len(training), seed=job.seed, size=world.size)
-    trained = build(job, training.spec, batch_size=schedule.plan.batch_size, epoch_steps=schedule.epoch_steps)
-    statistics = make_statistics(job.gradients, trained) if job.gradients.enabled else None
-    return Parts(training, validation, schedule, trained, statistics, ReplicaState(trained, statistics))
-
-
-def build_step(job: Job, parts: Parts, collectives: Collectives, world: World) -> TrainStep:
-    """The compiled step as the job wants it."""
-    compression = job.train.compression
-    return build_train_step(
-        parts.trained,
-        parts.statistics,
-        collectives,
-        parts.training.spec,
-        world,
-        accumulate=job.train.accumulate,
-        clip_norm=job.train.clip_norm,
-        part=part_of(parts.schedule.plan.batch_size),
-        wire=None if compression == "none" else tf.as_dtype(compression),
-        adaptive=job.train.reduction == "adasum",
-    )
-
-
-def make_statistics(options: Gradients, trained: Trained) -> GradientStatistics:
-    """The statistics of the model's gradients as the job asks for them."""
-    return GradientStatistics(
-        trained.trainable(),
-        mode=options.mode,
-        decay=options.decay,
-        window=options.window,
-        every=options.every,
-        smoothing=options.smoothing,
-    )
 
 
 def _trainer(

@@ -46,6 +46,9 @@ NOT_HERE = {
 
 # Commands that only `make soak` runs, and why.
 LONG = {
+    "distrain launch -n 2 --controller mpi -- train launch/jobs/circles.yaml --run-dir runs/mpi": (
+        "tests/processes/test_ways.py starts by it, and compares what comes out"
+    ),
     "distrain check": "20 s of two cores; launch/local.sh begins with it",
     "distrain launch -n 2 -- train launch/jobs/circles.yaml --run-dir runs/two": "what make train runs, too",
     "distrain launch -n 2 --restarts 5 -- train launch/jobs/circles.yaml --run-dir runs/restarts": (

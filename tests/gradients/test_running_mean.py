@@ -12,20 +12,9 @@ import tensorflow as tf
 from distrain.gradients.measures import Moments
 from distrain.gradients.running_mean import RunningMean, sum_of_squares
 from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments
-from distrain.kernels import compiled
 
 SHAPES = ((3, 3, 2, 4), (4,), (), (1, 7), (5000,))
 Floats = npt.NDArray[np.float64]
-
-
-@pytest.fixture(params=["kernels", "tensorflow"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """By the compiled operation, and by TensorFlow's own."""
-    if request.param == "kernels":
-        assert compiled.operations() is not None, "the environment lacks distrain-kernels: run make check"
-    else:
-        monkeypatch.setattr(compiled, "serve", lambda variable: False)
-    return str(request.param)
 
 
 def _feed(statistics: GradientStatistics) -> Any:

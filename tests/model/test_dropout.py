@@ -13,14 +13,7 @@ from distrain.model.dropout import ReLUDropout
 COUNT = 400_000
 
 
-@pytest.fixture(params=["kernels", "tensorflow"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """By the compiled operation, and by TensorFlow's own."""
-    if request.param == "kernels":
-        assert compiled.operations() is not None, "the environment lacks distrain-kernels: run make check"
-    else:
-        monkeypatch.setattr(compiled, "serve", lambda value: False)
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def _mask(keep: float, key: tuple[int, int] = (3, 4), *, count: int = COUNT) -> np.ndarray:

@@ -209,6 +209,7 @@ def test_the_documented_example_goes_on_where_it_was_killed(tmp_path: Path) -> N
         assert manifest(whole)[name] == manifest(parts)[name]
 
 
+@pytest.mark.soak
 def test_killed_and_stopped_in_fit_a_program_ends_with_the_same_bits(tmp_path: Path) -> None:
     """A rank is killed, and when the program was started again its launcher is asked to stop."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
