@@ -16,7 +16,7 @@ from distrain.checkpoint.state import State, sha256
 from distrain.gradients.advance import Gradient
 from distrain.gradients.statistics import GradientStatistics
 from distrain.job.load import load_job
-from distrain.train import run
+from distrain.train import parts, run
 from distrain.train.opening import Request
 from distrain.train.stop import StopRequest
 from distrain.train.trainer import Trainer
@@ -39,7 +39,7 @@ class Recording(GradientStatistics):
 
 
 recordings: list[Recording] = []
-run.GradientStatistics = Recording  # type: ignore[attr-defined]  # to read gradients
+parts.GradientStatistics = Recording  # type: ignore[attr-defined]  # to read gradients
 states: list[State] = []
 make_step = Trainer.make_step
 
