@@ -7,18 +7,14 @@ the gradients (one allreduce), and calls `update` with the sums; docs/gradient-s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from distrain.gradients.advance import PREVIOUS, PRODUCT, TOTAL, UPDATE, WEIGHT, Folding, Gradient, Momentum, advance
-from distrain.gradients.measures import Moments, signal_and_noise
+from distrain.gradients.measures import ROWS, Moments, signal_and_noise
 from distrain.gradients.running_mean import Mode, RunningMean, sum_of_squares
-
-# The rows that the step measures, in their order.
-ROWS = tuple(field.name for field in fields(Moments))[:-2]
 
 
 class Contribution(NamedTuple):

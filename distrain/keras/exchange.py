@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from distrain.gradients.statistics import ROWS, Contribution, GradientStatistics
+from distrain.gradients.measures import ROWS
+from distrain.gradients.statistics import Contribution, GradientStatistics
 from distrain.keras.place import place
 from distrain.keras.reducer import ONE, Options, Reducer, examples_now
 from distrain.keras.values import Average

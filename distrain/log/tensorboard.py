@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,47 +20,71 @@ _SCALAR = summary_pb2.SummaryMetadata(
     plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="scalars"),
     data_class=summary_pb2.DATA_CLASS_SCALAR,
 )
+_NO_DIMENSIONS = tensor_shape_pb2.TensorShapeProto()
 
 SECONDS = 60.0
 
+# TensorBoard reads the files of a folder in the order of their names, one after the other.
+_numbers = itertools.count()
+
 
 class EventLog:
-    """Writes TensorBoard events under a folder, where more come at least every `flush_seconds`."""
+    """Writes TensorBoard events to a file of its own in a folder, where more come at least every `flush_seconds`.
 
-    def __init__(self, folder: Path, *, flush_seconds: float = SECONDS) -> None:
-        self._writer = tf.summary.create_file_writer(str(folder), flush_millis=round(1000 * flush_seconds))
+    By TensorFlow's writer of records and not by `tf.summary`, whose operations for each step take longer than all else
+    that is recorded of it. Its methods raise `tf.errors.OpError` where the file cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, *, flush_seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        name = f"events.out.tfevents.{now:010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}.v2"
+        self._writer = tf.io.TFRecordWriter(str(folder / name))
+        self._flush_seconds = flush_seconds
+        self._clock = clock
+        self._values: dict[str, summary_pb2.Summary.Value] = {}
+        self._add(event_pb2.Event(wall_time=now, file_version="brain.Event:2"))
+        self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write each value under its name; all in one event, since one operation for each takes longer than the rest
-        of recording a step.
-        """
-        summary = summary_pb2.Summary(
-            value=[
-                summary_pb2.Summary.Value(tag=name, tensor=_float(value), metadata=_SCALAR)
-                for name, value in values.items()
-            ]
-        )
-        with self._writer.as_default(step):
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+        """Write each value under its name, all in one event."""
+        told = [self._scalar(name, value) for name, value in values.items()]
+        self._summary(step, summary_pb2.Summary(value=told))
 
     def histogram(self, step: int, name: str, values: npt.NDArray[np.floating]) -> None:
         """Write the distribution of values [n]."""
-        with self._writer.as_default(step):
-            tf.summary.histogram(name, values)
+        # Takes a fifth of a second to import.
+        from tensorboard.plugins.histogram.summary_v2 import histogram_pb  # type: ignore[import-untyped]
+
+        summary = histogram_pb(name, values).SerializeToString()
+        self._summary(step, summary_pb2.Summary.FromString(summary))
 
     def flush(self) -> None:
+        """Have all events in the file."""
         self._writer.flush()
+        self._flushed_at = self._clock()
 
     def close(self) -> None:
         self._writer.close()
 
+    def _scalar(self, name: str, value: float) -> summary_pb2.Summary.Value:
+        """A float32 of no dimensions, as TensorBoard's scalars are."""
+        told = self._values.get(name)
+        if told is None:
+            tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, tensor_shape=_NO_DIMENSIONS)
+            told = self._values[name] = summary_pb2.Summary.Value(tag=name, tensor=tensor, metadata=_SCALAR)
+        told.tensor.tensor_content = np.float32(value).tobytes()
+        return told
 
-def _float(value: float) -> tensor_pb2.TensorProto:
-    """A float32 of no dimensions, as TensorBoard's scalars are."""
-    shape = tensor_shape_pb2.TensorShapeProto()
-    return tensor_pb2.TensorProto(
-        dtype=types_pb2.DT_FLOAT, tensor_shape=shape, tensor_content=np.float32(value).tobytes()
-    )
+    def _summary(self, step: int, summary: summary_pb2.Summary) -> None:
+        self._add(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        if self._clock() - self._flushed_at >= self._flush_seconds:
+            self.flush()
+
+    def _add(self, event: event_pb2.Event) -> None:
+        self._writer.write(event.SerializeToString())
 
 
 def cut(folder: Path, step: int) -> None:

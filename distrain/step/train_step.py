@@ -6,6 +6,7 @@ the allreduce gave to all.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -171,8 +172,20 @@ def build_train_step(
         tf.TensorSpec([2], tf.uint32),
         tf.TensorSpec([FLAGS], tf.float32),
     ]
-    compiled: TrainStep = tf.function(step, input_signature=signature, autograph=False)
-    return compiled
+    return _traced_once(step, signature)
+
+
+def _traced_once(step: TrainStep, signature: Sequence[tf.TensorSpec]) -> TrainStep:
+    """The step as one `tf.function`, without what each call of such does to find the trace that fits."""
+    trace = functools.cache(tf.function(step, input_signature=signature, autograph=False).get_concrete_function)
+
+    @functools.wraps(step)
+    def call(*arguments: tf.Tensor) -> StepResult:
+        tensors = [tf.convert_to_tensor(given, spec.dtype) for given, spec in zip(arguments, signature, strict=True)]
+        result: StepResult = trace()(*tensors)
+        return result
+
+    return call
 
 
 def _reduction(

@@ -27,8 +27,9 @@ from distrain.world.versions import versions
 # from depending on timing; yielding while idle keeps ranks that share cores from stealing them from each other.
 HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
 # Under Gloo, Horovod's thread waits for something to exchange, so many milliseconds at most, instead of asking the
-# others each millisecond: on CPUs the step is shorter. Under MPI it would poll while it waits for a rank that is late.
-GLOO_SETTINGS = {"HOROVOD_IDLE_CYCLE_TIME": "50"}
+# others each millisecond: on CPUs the step is shorter, and shorter with 1000 than with 50. Under MPI it would poll while
+# it waits for a rank that is late.
+GLOO_SETTINGS = {"HOROVOD_IDLE_CYCLE_TIME": "1000"}
 YIELD = "OMPI_MCA_mpi_yield_when_idle"
 # How many workers `distrain launch` has started: a world of another size is none that was asked for.
 EXPECTED_SIZE = "DISTRAIN_WORLD_SIZE"

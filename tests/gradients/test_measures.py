@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from distrain.gradients.measures import MEASURES, Moments, measures, signal_and_noise
-from distrain.gradients.statistics import ROWS, Contribution, GradientStatistics, as_moments, group_contribution
+from distrain.gradients.measures import MEASURES, ROWS, Moments, measures, signal_and_noise
+from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution
 
 TRUE_GRADIENT = np.array([0.5, -0.25, 0.0, 0.125])
 SPREADS = np.array([1.0, 2.0, 0.5, 3.0])

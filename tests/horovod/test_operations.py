@@ -12,7 +12,7 @@ CASES = (PROGRAMS / "operations.py").read_text(encoding="utf-8").count("\n@case\
 
 
 # Horovod's thread asks the others each millisecond, or waits for something to do.
-ASKING, WAITING = {"HOROVOD_IDLE_CYCLE_TIME": "0"}, {"HOROVOD_IDLE_CYCLE_TIME": "50"}
+ASKING, WAITING = {"HOROVOD_IDLE_CYCLE_TIME": "0"}, {"HOROVOD_IDLE_CYCLE_TIME": "1000"}
 
 
 @pytest.mark.parametrize(
