@@ -56,6 +56,8 @@ class Inside:
         self._trainer = begin(Request(job, folder), started, stop, watch, kept, stack)
         assert kept.parts is not None
         self._parts = kept.parts
+        # As a run does before its first step; what it takes to compile this is no part of a step.
+        self._trainer.verify(self._trainer.progress.step)
         alone = started.world.size == 1
         self._collectives: Collectives = AloneCollectives() if alone else HorovodCollectives(started.horovod)
         self._local = self._trainer.batches.next()

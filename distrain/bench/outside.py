@@ -18,6 +18,7 @@ from distrain.launcher.command import World, start_program
 PAUSE_SECONDS = 0.02
 ENDING_SECONDS = 40.0
 STEPS = 10  # of a turn
+RATES = 4  # turns of a world whose throughput is compared with another's
 SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 22, 25_000_000)  # float32 numbers that are exchanged
 
 
@@ -163,12 +164,12 @@ class Outside:
         ]
 
     def _rate(self, workers: int, batch_size: int) -> float:
-        process, figures = self._start(["throughput"], workers, 2, batch_size)
+        process, figures = self._start(["throughput"], workers, RATES, batch_size)
         self._end(process)
         return read(figures)[0].median
 
     def _side_by_side(self, count: int, batch_size: int) -> float:
-        return sum(figures[0].median for figures in self._together("throughput", count, 4, batch_size))
+        return sum(figures[0].median for figures in self._together("throughput", count, RATES, batch_size))
 
     def _together(self, part: str, count: int, turns: int, batch_size: int) -> list[list[Figure]]:
         """The figures of so many worlds of one worker, measured at the same time."""

@@ -24,12 +24,10 @@ from distrain.world.topology import World
 from distrain.world.versions import versions
 
 # Horovod and Open MPI read these when they start. Group fusion off keeps the order of summation (and with it every bit)
-# from depending on timing; yielding while idle keeps ranks that share cores from stealing them from each other.
-HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
-# Under Gloo, Horovod's thread waits for something to exchange, so many milliseconds at most, instead of asking the
-# others each millisecond: on CPUs the step is shorter, and shorter with 1000 than with 50. Under MPI it would poll while
-# it waits for a rank that is late.
-GLOO_SETTINGS = {"HOROVOD_IDLE_CYCLE_TIME": "1000"}
+# from depending on timing. Horovod's thread waits for something to exchange, so many milliseconds at most, instead of
+# asking the others each millisecond: on CPUs the step is shorter. Yielding while idle keeps ranks that share cores from
+# stealing them from each other.
+HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1", "HOROVOD_IDLE_CYCLE_TIME": "1000"}
 YIELD = "OMPI_MCA_mpi_yield_when_idle"
 # How many workers `distrain launch` has started: a world of another size is none that was asked for.
 EXPECTED_SIZE = "DISTRAIN_WORLD_SIZE"
@@ -122,8 +120,7 @@ def start(environment: Mapping[str, str]) -> Started:
     found = launched(environment)
     if found.controller == "none":
         return Started(World(), AloneControl(), close=_nothing)
-    settings = HOROVOD_SETTINGS | (GLOO_SETTINGS if found.controller == "gloo" else {})
-    os.environ.update({name: value for name, value in settings.items() if name not in environment})
+    os.environ.update({name: value for name, value in HOROVOD_SETTINGS.items() if name not in environment})
     return _start_mpi(found) if found.controller == "mpi" else _start_gloo(found)
 
 
