@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,12 +51,8 @@ def main() -> None:
     first = (times[WARM + part] - times[WARM]) / part * 1000
     last = (times[-1] - times[-1 - part]) / part * 1000
     print(f"{steps} steps: a step of the first {part} (after {WARM}) took {first:.3f} ms, of the last {last:.3f} ms")
-    print(f"last / first {last / first:.3f}; by the last's own median interval {_median(times[-part:]):.3f} ms")
-    print(f"memory: {held[len(held) // 10]:.0f} MB after a tenth of the time, {held[-2]:.0f} MB at the end")
-
-
-def _median(times: list[float]) -> float:
-    return 1000 * statistics.median(two - one for one, two in zip(times, times[1:], strict=False))
+    print(f"last / first {last / first:.3f}")
+    print(f"memory: {held[len(held) // 5]:.0f} MB after a fifth of the time, {held[-2]:.0f} MB at the end")
 
 
 def _megabytes(pid: int) -> float:
