@@ -177,6 +177,9 @@ class Recorder:
 
     def flush(self) -> None:
         """Have on disk what a run that goes on from here needs to find."""
+        if self._events is not None:
+            with self.noting_failure():
+                self._events.flush()
         if self._gradients is not None:
             with self.noting_failure():
                 self._gradients.flush()

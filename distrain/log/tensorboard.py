@@ -32,7 +32,7 @@ class EventLog:
     """Writes TensorBoard events to a file of its own in a folder, where more come at least every `flush_seconds`.
 
     By TensorFlow's writer of records and not by `tf.summary`, whose operations for each step take longer than all else
-    that is recorded of it. Its methods raise `tf.errors.OpError` where the file cannot be written.
+    that is recorded of it. Raises `OSError` or `tf.errors.OpError` where the file cannot be written.
     """
 
     def __init__(
@@ -101,11 +101,13 @@ def cut(folder: Path, step: int) -> None:
 def _cut(folder: Path, step: int) -> None:
     for path in sorted(folder.glob("events.out.tfevents.*")):
         records: list[bytes] = []
-        # A kill can leave the last event unfinished: it is after the checkpoint, and goes.
+        whole = False
+        # A kill can leave the last event unfinished; nothing can be read behind it.
         with suppress(tf.errors.DataLossError):
             records.extend(record.numpy() for record in tf.data.TFRecordDataset(str(path)))
+            whole = True
         kept = [record for record in records if event_pb2.Event.FromString(record).step <= step]
-        if len(kept) < len(records):
+        if not whole or len(kept) < len(records):
             temporary = path.with_name("tmp_" + path.name)
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 for record in kept:

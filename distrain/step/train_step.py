@@ -185,6 +185,7 @@ def _traced_once(step: TrainStep, signature: Sequence[tf.TensorSpec]) -> TrainSt
         result: StepResult = trace()(*tensors)
         return result
 
+    call.get_concrete_function = trace  # type: ignore[attr-defined]  # as a tf.function has it
     return call
 
 

@@ -24,10 +24,13 @@ from distrain.world.topology import World
 from distrain.world.versions import versions
 
 # Horovod and Open MPI read these when they start. Group fusion off keeps the order of summation (and with it every bit)
-# from depending on timing. Horovod's thread waits for something to exchange, so many milliseconds at most, instead of
-# asking the others each millisecond: on CPUs the step is shorter. Yielding while idle keeps ranks that share cores from
-# stealing them from each other.
-HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1", "HOROVOD_IDLE_CYCLE_TIME": "1000"}
+# from depending on timing.
+HOROVOD_SETTINGS = {"HOROVOD_DISABLE_GROUP_FUSION": "1"}
+# Horovod's thread waits for something to exchange, so many milliseconds at most, instead of asking the others each
+# millisecond: where workers compute on all cores, the step is shorter. MPI then polls while it waits for a rank that is
+# late, which costs nothing where it yields, but would take a core that others may want where it does not.
+RESTING = {"HOROVOD_IDLE_CYCLE_TIME": "1000"}
+# Yielding while idle keeps ranks that share cores from stealing them from each other.
 YIELD = "OMPI_MCA_mpi_yield_when_idle"
 # How many workers `distrain launch` has started: a world of another size is none that was asked for.
 EXPECTED_SIZE = "DISTRAIN_WORLD_SIZE"
@@ -120,13 +123,21 @@ def start(environment: Mapping[str, str]) -> Started:
     found = launched(environment)
     if found.controller == "none":
         return Started(World(), AloneControl(), close=_nothing)
-    os.environ.update({name: value for name, value in HOROVOD_SETTINGS.items() if name not in environment})
+    settings = HOROVOD_SETTINGS
+    if found.controller == "gloo":
+        settings = settings | RESTING
+    else:
+        local_size = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))
+        if local_size >= cores():
+            os.environ.setdefault(YIELD, "1")
+        # Ranks must rest alike, and know of no other host whether it yields.
+        if os.environ.get(YIELD) == "1" and local_size == found.size:
+            settings = settings | RESTING
+    os.environ.update({name: value for name, value in settings.items() if name not in environment})
     return _start_mpi(found) if found.controller == "mpi" else _start_gloo(found)
 
 
 def _start_mpi(found: Launched) -> Started:
-    if int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) >= cores():
-        os.environ.setdefault(YIELD, "1")
     _bind_mpi()
     from mpi4py import MPI
 

@@ -2,18 +2,20 @@
 
     .venv/bin/python tests/benchmarks/steps_over_time.py [--steps 20000]
 
-Trains a small U-Net by one process, every step measured and recorded, and compares the steps of the first and the last
-twentieth of the run, with the memory that the process held by then.
+Trains a small U-Net by one process, every step measured and recorded, and tells what a step took in each twentieth of
+the run, and the memory that the process held.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 WARM = 200  # steps that are left out at the beginning
@@ -24,6 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=20_000)
     steps = parser.parse_args().steps
+    if steps < 2000:
+        parser.error(f"--steps is {steps}, expected at least 2000")
     part = steps // 20
     with tempfile.TemporaryDirectory() as folder:
         job, run = Path(folder) / "job.yaml", Path(folder) / "run"
@@ -48,10 +52,11 @@ def main() -> None:
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         times = [record["time"] for record in map(json.loads, lines) if record["kind"] == "step"]
     assert len(times) == steps, (len(times), steps)
-    first = (times[WARM + part] - times[WARM]) / part * 1000
-    last = (times[-1] - times[-1 - part]) / part * 1000
-    print(f"{steps} steps: a step of the first {part} (after {WARM}) took {first:.3f} ms, of the last {last:.3f} ms")
-    print(f"last / first {last / first:.3f}")
+    parts = [times[WARM + number * part] for number in range(20)] + [times[-1]]
+    counts = [part] * 19 + [steps - 1 - WARM - 19 * part]
+    took = [1000 * (end - begin) / count for (begin, end), count in zip(pairwise(parts), counts, strict=True)]
+    print(f"{steps} steps, in ms a step, by twentieths:", *(f"{value:.2f}" for value in took))
+    print(f"the last five / the first five: {statistics.mean(took[-5:]) / statistics.mean(took[:5]):.3f}")
     print(f"memory: {held[len(held) // 5]:.0f} MB after a fifth of the time, {held[-2]:.0f} MB at the end")
 
 

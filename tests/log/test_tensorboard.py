@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from distrain.log.tensorboard import EventLog, cut
@@ -54,13 +55,31 @@ def test_a_run_that_goes_on_twice_draws_one_line(tmp_path: Path) -> None:
     assert sorted(_steps(tmp_path)) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, 2, 3])
 def test_an_event_that_a_kill_left_unfinished_goes(tmp_path: Path, step: int) -> None:
     _write(tmp_path, 1, 2, 3)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     cut(tmp_path, step)
+    (path,) = tmp_path.iterdir()
+    for _ in tf.data.TFRecordDataset(str(path)):  # would raise at a part of one
+        pass
     assert _steps(tmp_path) == list(range(1, step + 1))
+
+
+def test_events_are_in_the_file_after_a_flush_and_once_it_is_time(tmp_path: Path) -> None:
+    now = 0.0
+    log = EventLog(tmp_path, flush_seconds=60, clock=lambda: now)
+    log.scalars(1, {"train/loss": 1.0})
+    assert _steps(tmp_path) == []
+    log.flush()
+    assert _steps(tmp_path) == [1]
+    for step in (2, 3, 4):
+        now += 30
+        log.scalars(step, {"train/loss": 1.0})
+    assert _steps(tmp_path) == [1, 2, 3]
+    log.close()
+    assert _steps(tmp_path) == [1, 2, 3, 4]
 
 
 def test_no_folder_has_nothing_to_cut(tmp_path: Path) -> None:

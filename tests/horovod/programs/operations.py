@@ -25,7 +25,6 @@ SHAPES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (5,), (7, 3), (2, 3, 2), 
 
 CASES: list[Callable[[], None]] = []
 SIZE = RANK = 0
-EVENS = ODDS = hvd.ProcessSet([0])
 
 
 def case(function: Callable[[], None]) -> Callable[[], None]:
@@ -431,41 +430,51 @@ def gradient_tape_with_local_variables() -> None:
 # --- process sets ----------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def evens_and_odds() -> Iterator[tuple[hvd.ProcessSet, hvd.ProcessSet]]:
+    """The set that this rank is in, and the other; for so long only, as Horovod's thread does not rest beside any."""
+    sets = [hvd.add_process_set(list(range(first, SIZE, 2))) for first in (0, 1)]
+    yield sets[RANK % 2], sets[1 - RANK % 2]
+    for one in sets:
+        assert hvd.remove_process_set(one)
+
+
 @case
 def operations_within_process_sets() -> None:
-    mine, members = (ODDS, range(1, SIZE, 2)) if RANK % 2 else (EVENS, range(0, SIZE, 2))
-    values = [numbers((4,), rank).numpy() for rank in members]
-    assert (mine.size(), mine.rank()) == (len(members), RANK // 2)
-    for way in ways(lambda tensor: hvd.allreduce(tensor, op=hvd.Average, process_set=mine)):
-        equal(way(numbers((4,), RANK)), np.mean(values, axis=0), tolerance=1e-6)
-    for way in ways(lambda *tensors: hvd.grouped_allreduce(tensors, op=hvd.Sum, process_set=mine)):
-        for result in way(numbers((4,), RANK), numbers((4,), RANK)):
-            equal(result, sum(values))
-    equal(hvd.allgather(numbers((4,), RANK), process_set=mine), np.concatenate(values))
-    equal(hvd.broadcast(numbers((4,), RANK), members[-1], process_set=mine), values[-1])
-    scattered = hvd.reducescatter(numbers((4,), RANK), op=hvd.Sum, process_set=mine)
-    equal(scattered, np.array_split(sum(values), len(members))[RANK // 2])
-    assert hvd.broadcast_object(RANK, root_rank=members[0], process_set=mine) == members[0]
+    with evens_and_odds() as (mine, _):
+        members = range(RANK % 2, SIZE, 2)
+        values = [numbers((4,), rank).numpy() for rank in members]
+        assert (mine.size(), mine.rank()) == (len(members), RANK // 2)
+        for way in ways(lambda tensor: hvd.allreduce(tensor, op=hvd.Average, process_set=mine)):
+            equal(way(numbers((4,), RANK)), np.mean(values, axis=0), tolerance=1e-6)
+        for way in ways(lambda *tensors: hvd.grouped_allreduce(tensors, op=hvd.Sum, process_set=mine)):
+            for result in way(numbers((4,), RANK), numbers((4,), RANK)):
+                equal(result, sum(values))
+        equal(hvd.allgather(numbers((4,), RANK), process_set=mine), np.concatenate(values))
+        equal(hvd.broadcast(numbers((4,), RANK), members[-1], process_set=mine), values[-1])
+        scattered = hvd.reducescatter(numbers((4,), RANK), op=hvd.Sum, process_set=mine)
+        equal(scattered, np.array_split(sum(values), len(members))[RANK // 2])
+        assert hvd.broadcast_object(RANK, root_rank=members[0], process_set=mine) == members[0]
 
 
 @case
 def a_process_set_of_others_is_refused() -> None:
-    others = EVENS if RANK % 2 else ODDS
-    with refused("is not a member", error=tf.errors.InvalidArgumentError):
-        hvd.allreduce(tf.zeros([3]), process_set=others)
-    with refused("is not a member", error=tf.errors.InvalidArgumentError):
-        hvd.grouped_allreduce([tf.zeros([3]), tf.zeros([3])], process_set=others)
+    with evens_and_odds() as (_, others):
+        with refused("is not a member", error=tf.errors.InvalidArgumentError):
+            hvd.allreduce(tf.zeros([3]), process_set=others)
+        with refused("is not a member", error=tf.errors.InvalidArgumentError):
+            hvd.grouped_allreduce([tf.zeros([3]), tf.zeros([3])], process_set=others)
 
 
 @case
 def what_does_not_fit_within_a_process_set() -> None:
     """Only where a set has two members can they disagree."""
-    mine = ODDS if RANK % 2 else EVENS
-    if mine.size() > 1:
-        with refused("Mismatched ALLREDUCE tensor shapes"):
-            hvd.allreduce(tf.zeros([3 + RANK]), process_set=mine, name="other_shape")
-    else:
-        equal(hvd.allreduce(tf.constant([1.0 + RANK]), op=hvd.Sum), [SIZE * (SIZE + 1) / 2])
+    with evens_and_odds() as (mine, _):
+        if mine.size() > 1:
+            with refused("Mismatched ALLREDUCE tensor shapes"):
+                hvd.allreduce(tf.zeros([3 + RANK]), process_set=mine, name="other_shape")
+        else:
+            equal(hvd.allreduce(tf.constant([1.0 + RANK]), op=hvd.Sum), [SIZE * (SIZE + 1) / 2])
 
 
 # --- join ------------------------------------------------------------------------------------------------------------
@@ -517,10 +526,9 @@ def what_joined_ranks_cannot_take_part_in() -> None:
 
 
 def main() -> None:
-    global SIZE, RANK, EVENS, ODDS  # constants of a world that is there only now
+    global SIZE, RANK  # constants of a world that is there only now
     hvd.init(process_sets="dynamic")
     SIZE, RANK = hvd.size(), hvd.rank()
-    EVENS, ODDS = (hvd.add_process_set(list(range(first, SIZE, 2))) for first in (0, 1))
     for function in CASES:
         if RANK == 0:
             print(function.__name__, file=sys.stderr, flush=True)
