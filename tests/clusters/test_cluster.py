@@ -21,8 +21,8 @@ STEPS = 40
 SMALL = f"train.epochs=null train.steps={STEPS} data.train.examples=64 data.train.size=92 data.validation.examples=4"
 SMALL += " data.validation.size=92 checkpoint.every=4 log.every=1 log.examples=true"
 FEW = [part for override in SMALL.split() for part in ("-o", override)]
-# More than are made while a pod is asked to end and does so.
-MORE = 240
+# Whole epochs, and more than are made while a pod is asked to end and does so.
+MORE = 1504
 
 pytestmark = [pytest.mark.clusters, pytest.mark.timeout(3000)]
 
@@ -159,7 +159,7 @@ def test_elastic_horovodrun(image: Image, network: Network, tmp_path: Path) -> N
     job.pods[three].terminate()
     assert pods.ended(job.pods[three], ENDS) == 0
     job.discover([one])
-    assert pods.ended(launcher, STARTS) == 0, launcher.log
+    assert pods.ended(launcher, 2 * STARTS) == 0, launcher.log
     done = inspect(run)
     assert (done["finished"], done["step"], done["world_size"]) == (True, MORE, 1)
     assert [record["step"] for record in records(run, "step")] == list(range(1, MORE + 1))
