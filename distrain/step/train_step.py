@@ -177,15 +177,15 @@ def build_train_step(
 
 def _traced_once(step: TrainStep, signature: Sequence[tf.TensorSpec]) -> TrainStep:
     """The step as one `tf.function`, without what each call of such does to find the trace that fits."""
-    trace = functools.cache(tf.function(step, input_signature=signature, autograph=False).get_concrete_function)
+    compiled = tf.function(step, input_signature=signature, autograph=False)
+    trace = functools.cache(compiled.get_concrete_function)
 
-    @functools.wraps(step)
+    @functools.wraps(compiled, updated=())
     def call(*arguments: tf.Tensor) -> StepResult:
         tensors = [tf.convert_to_tensor(given, spec.dtype) for given, spec in zip(arguments, signature, strict=True)]
         result: StepResult = trace()(*tensors)
         return result
 
-    call.get_concrete_function = trace  # type: ignore[attr-defined]  # as a tf.function has it
     return call
 
 

@@ -123,18 +123,20 @@ def start(environment: Mapping[str, str]) -> Started:
     found = launched(environment)
     if found.controller == "none":
         return Started(World(), AloneControl(), close=_nothing)
-    settings = HOROVOD_SETTINGS
-    if found.controller == "gloo":
-        settings = settings | RESTING
-    else:
-        local_size = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))
-        if local_size >= cores():
-            os.environ.setdefault(YIELD, "1")
-        # Ranks must rest alike, and know of no other host whether it yields.
-        if os.environ.get(YIELD) == "1" and local_size == found.size:
-            settings = settings | RESTING
+    settings = settings_for(found, environment, cores())
     os.environ.update({name: value for name, value in settings.items() if name not in environment})
     return _start_mpi(found) if found.controller == "mpi" else _start_gloo(found)
+
+
+def settings_for(found: Launched, environment: Mapping[str, str], cores: int) -> dict[str, str]:
+    """What Horovod and Open MPI are told of a world that was started so, on a host with so many cores."""
+    if found.controller == "gloo":
+        return HOROVOD_SETTINGS | RESTING
+    local_size = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1"))
+    yields = {YIELD: "1"} if local_size >= cores else {}
+    # Ranks must rest alike, and know of no other host whether it yields.
+    rests = (yields | dict(environment)).get(YIELD) == "1" and local_size == found.size
+    return HOROVOD_SETTINGS | yields | (RESTING if rests else {})
 
 
 def _start_mpi(found: Launched) -> Started:

@@ -86,10 +86,10 @@ for case, (sections, options) in CASES.items():
     )
     trained = build(job, SPEC, batch_size=8, epoch_steps=5)
     statistics = GradientStatistics(trained.trainable(), every=2) if job.gradients.enabled else None
-    step = build_train_step(
+    step: Any = build_train_step(
         trained, statistics, HorovodCollectives(started.horovod, case), SPEC, started.world, **options
     )
-    lacking[case] = missing(step)
+    lacking[case] = missing(step.__wrapped__)
     lacking[f"{case}, validation"] = missing(build_evaluate_step(trained, SPEC))
 if started.world.rank == 0:
     print(json.dumps(lacking), flush=True)

@@ -130,6 +130,14 @@ def test_tensorboard_has_scalars_at_steps_and_distributions_when_asked(tmp_path:
     assert tags["gradients/variables/snr"] == [6]
 
 
+def test_events_are_in_their_file_at_a_checkpoint(tmp_path: Path) -> None:
+    recorder = _recorder(tmp_path)
+    _steps(recorder, 1, 3)
+    recorder.flush()
+    assert _tags(tmp_path)["train/loss"] == [1, 2, 3]
+    recorder.close()
+
+
 def test_each_measured_step_is_in_the_table_whatever_the_log_leaves_out(tmp_path: Path) -> None:
     recorder = _recorder(tmp_path, every="50 steps", tensorboard=False)
     _steps(recorder, 1, 9, every=3)

@@ -43,7 +43,7 @@ class Replica:
         world = World() if collectives is None else World(collectives.rank, collectives.size)
         where = AloneCollectives() if collectives is None else collectives
         step: Any = build_train_step(self.trained, self.statistics, where, SPEC, world, **options)
-        self._step = step if compiled else step.__wrapped__
+        self._step = step if compiled else step.__wrapped__.python_function
 
     def step(self, examples: Arrays, flags: Any = NO_FLAGS) -> StepResult:
         images, labels = examples

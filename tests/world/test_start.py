@@ -7,7 +7,17 @@ import pytest
 from distrain.errors import BadInput, WorldChanged
 from distrain.world.control import AloneControl, Control
 from distrain.world.devices import threads_for
-from distrain.world.start import Launched, Started, announced_rank, check_same, launched, start
+from distrain.world.start import (
+    RESTING,
+    YIELD,
+    Launched,
+    Started,
+    announced_rank,
+    check_same,
+    launched,
+    settings_for,
+    start,
+)
 from distrain.world.topology import World
 from distrain.world.versions import versions
 from tests.support import in_world
@@ -58,6 +68,25 @@ def test_a_world_of_another_size_than_was_launched_is_refused() -> None:
 )
 def test_the_rank_that_was_announced(environment: dict[str, str], rank: int) -> None:
     assert announced_rank(environment) == rank
+
+
+@pytest.mark.parametrize(
+    ("controller", "size", "local_size", "cores", "set_by_hand", "yields", "rests"),
+    [
+        ("gloo", 2, 1, 8, {}, False, True),
+        ("mpi", 2, 2, 2, {}, True, True),
+        ("mpi", 2, 2, 4, {}, False, False),  # polling would take a core from others
+        ("mpi", 4, 2, 2, {}, True, False),  # the other host may not yield
+        ("mpi", 2, 2, 4, {YIELD: "1"}, False, True),
+        ("mpi", 2, 2, 2, {YIELD: "0"}, True, False),
+    ],
+)
+def test_ranks_rest_where_waiting_takes_nothing_from_others(
+    controller: str, size: int, local_size: int, cores: int, set_by_hand: dict[str, str], yields: bool, rests: bool
+) -> None:
+    environment = {"OMPI_COMM_WORLD_LOCAL_SIZE": str(local_size), **set_by_hand}
+    settings = settings_for(Launched(controller, size), environment, cores)
+    assert (YIELD in settings, settings.keys() >= RESTING.keys()) == (yields, rests)
 
 
 def test_alone_nothing_is_started() -> None:
