@@ -39,7 +39,7 @@ cluster-test: ## a launcher and workers as hosts of their own, from the image, a
 	$(BIN)/pytest -m clusters
 
 check: ## format, lint and types
-	@$(SETUP) --group dev
+	@$(SETUP) --group dev --extras
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

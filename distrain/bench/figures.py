@@ -29,16 +29,20 @@ class Figure:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], float]], *, turns: int, done: Callable[[], object] = lambda: None
+    variants: Mapping[str, Callable[[], float]],
+    *,
+    turns: int,
+    before: int = 1,
+    done: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """What each variant gave at each turn: all take part in each, in an order that moves on by one.
 
-    On a machine whose speed drifts all of them drift alike, and none profits from its place. One turn before is not
-    counted: it holds what is done once. `done` is called after each measurement.
+    On a machine whose speed drifts all of them drift alike, and none profits from its place. The turns `before` are not
+    counted: they hold what is done once. `done` is called after each measurement.
     """
     names = list(variants)
     found: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-1, turns):
+    for turn in range(-before, turns):
         first = turn % len(names)
         for name in [*names[first:], *names[:first]]:
             value = variants[name]()

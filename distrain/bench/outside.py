@@ -6,12 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from distrain.bench.figures import Figure, interleaved, read
-from distrain.bench.simulate import Cluster, Failures, Link, Worker, fitted, predict, ring
+from distrain.bench.simulate import Cluster, Failures, Link, Worker, agreement, fitted, predict, ring
 from distrain.errors import RunFailed
 from distrain.launcher.command import World, start_program
 
@@ -76,7 +76,8 @@ class Outside:
             kinds[f"strong, {count}"] = partial(self._rate, count, batch_size)
             if count > 1:
                 kinds[f"side by side, {count}"] = partial(self._side_by_side, count, each)
-        rates = interleaved(kinds, turns=max(2, self._turns // 4))
+        # Each world makes its own steps before it counts any.
+        rates = interleaved(kinds, turns=max(min(2, self._turns), self._turns // 4), before=0)
         figures = [Figure.of("scaling", name, values, "examples/s") for name, values in rates.items()]
         for count in counts[1:]:
             weak = zip(rates[f"weak, {count}"], rates[f"side by side, {count}"], strict=True)
@@ -87,42 +88,49 @@ class Outside:
             figures.append(Figure.of("scaling", f"strong efficiency, {count} / 1", strong_ratios, ""))
         return figures
 
-    def simulation(self, workers: int, batch_size: int, network: Network) -> list[Figure]:
+    def simulation(self, workers: int, batch_size: int, network: Network, room: int) -> list[Figure]:
         """What worlds of 2 to 4096 workers would come to, and how well the same says what was measured here.
 
-        A step of one worker, beside others that have nothing to do with it, and the exchange of `workers` are measured;
-        the one prediction that can be is compared with what was.
+        A step of one worker, beside as many others as have a core here (`room` in all), and the exchange of `workers`
+        are measured; the one prediction that can be is compared with what was.
         """
-        alone = {
-            figure.name: figure for figure in self._together("steps", workers, self._turns, batch_size // workers)[0]
-        }
+        turns, each = self._turns, batch_size // workers
+        alone = {figure.name: figure for figure in self._together("steps", min(workers, room), turns, each)[0]}
         together = self.inside(["steps", "allreduce"], workers, batch_size=batch_size)
         measured = next(figure for figure in together if figure.name == "a step")
         size = alone["gradients"].median
         times = {figure.name: figure.median / 1000 for figure in together if figure.name.startswith("Horovod")}
         sizes = [float(4 * count) for count in SIZES]
         here = fitted(sizes, list(times.values()), workers)
-        bounds = [getattr(alone["a step"], bound) / 1000 for bound in ("median", "low", "high")]
+        step = alone["a step"]
+        bounds = [value / 1000 for value in (step.median, step.low, step.high)]
         deviation = alone["deviation"].median / 1000
         # Exchanges here are a ring's by what was fitted to them.
-        tried = 1000 * (Worker(bounds[0], deviation).slowest_of(workers) + ring(size, workers, here))
+        crowded = Worker(bounds[0], deviation).crowded(workers, room)
+        tried = 1000 * (crowded.slowest_of(workers) + ring(size, workers, here))
         figures = [
+            replace(step, part="simulation", name="a step alone"),
+            Figure.of("simulation", "its deviation", [1000 * deviation], "ms"),
+            Figure.of("simulation", "its gradients", [size], "bytes"),
+            Figure.of("simulation", "a message here: latency", [1e6 * here.latency], "us"),
+            Figure.of("simulation", "a message here: bandwidth", [8e-9 * here.bandwidth], "Gbit/s"),
+            replace(measured, part="simulation", name=f"{workers} workers here, measured"),
             Figure.of("simulation", f"{workers} workers here, predicted", [tried], "ms"),
             Figure.of("simulation", f"{workers} workers here, predicted / measured", [tried / measured.median], ""),
         ]
-        link = Link(network.latency, network.bandwidth)
-        # What an exchange of nothing takes here is Horovod's agreement, which it takes elsewhere, too.
-        agreeing = 2 * (workers - 1) * here.latency / (workers - 1).bit_length()
-        cluster = Cluster(Link(0.0, here.bandwidth), link, per_host=network.per_host, agreeing=agreeing)
+        cluster = Cluster(
+            Link(0.0, here.bandwidth),
+            Link(network.latency, network.bandwidth),
+            per_host=network.per_host,
+            agreeing=agreement(here, workers),
+        )
         failures = network.failures
         for count in (2**power for power in range(1, 13)):
-            spread = [predict([count], Worker(step, deviation), size, cluster, failures)[0] for step in bounds]
+            spread = [predict([count], Worker(bound, deviation), size, cluster, failures)[0] for bound in bounds]
             values = [one.efficiency * one.goodput for one in spread]
             what = "efficiency" if failures is None else "efficiency x goodput"
-            turns = STEPS * self._turns
-            figures.append(
-                Figure("simulation", f"{what}, {count} workers", values[0], min(values), max(values), "", turns)
-            )
+            name = f"{what}, {count} workers"
+            figures.append(Figure("simulation", name, values[0], min(values), max(values), "", step.turns))
         return figures
 
     def startup(self, workers: int) -> list[Figure]:

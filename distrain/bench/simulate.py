@@ -30,6 +30,16 @@ class Worker:
             return self.seconds
         return self.seconds + self.deviation * STANDARD.inv_cdf((workers - 0.375) / (workers + 0.25))
 
+    def crowded(self, workers: int, room: int) -> Worker:
+        """Each of so many workers on cores for `room` of them: what there is to do, spread over these cores.
+
+        A core that has nothing left takes over from another, so that all end together when all is done: the sum of
+        independent steps over the cores.
+        """
+        if workers <= room:
+            return self
+        return Worker(self.seconds * workers / room, 0.0)
+
 
 @dataclass(frozen=True)
 class Link:
@@ -161,3 +171,11 @@ def fitted(sizes: Sequence[float], seconds: Sequence[float], workers: int) -> Li
     slope = sum(weight * (size - mean_size) * (value - mean_time) for weight, size, value in both) / spread
     start = max(0.0, mean_time - slope * mean_size)
     return Link(start / (2 * (workers - 1)), 2 * (workers - 1) / workers / slope)
+
+
+def agreement(link: Link, workers: int) -> float:
+    """What an exchange of nothing takes of `workers` by a `link` that was fitted to a ring of them.
+
+    Horovod's agreement that all are ready, for each doubling of the workers, in seconds.
+    """
+    return 2 * (workers - 1) * link.latency / (workers - 1).bit_length()

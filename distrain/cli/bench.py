@@ -146,9 +146,10 @@ def _measure(arguments: argparse.Namespace, job: Job, wanted: Sequence[str], fou
         if "startup" in wanted:
             measures.append(lambda: outside.startup(arguments.count))
         if "simulation" in wanted:
-            measures.append(
-                lambda: outside.simulation(arguments.count, _batch_size(job, arguments.count), _network(arguments))
-            )
+            assert job.parallel.threads is not None, "each worker was given its share"
+            room = max(1, cores() // job.parallel.threads)
+            batch_size, network = _batch_size(job, arguments.count), _network(arguments)
+            measures.append(lambda: outside.simulation(arguments.count, batch_size, network, room))
         for measure in measures:
             new = measure()
             print(figures.table(new), end="\n\n", flush=True)

@@ -14,7 +14,7 @@ import statistics
 import numpy as np
 import numpy.typing as npt
 
-from distrain.data.provider import Example, ExampleSpec, FloatArray, LabelArray
+from distrain.data.provider import Example, ExampleSpec, FloatArray
 from distrain.errors import BadInput
 
 _WORD = 1 << 64
@@ -71,9 +71,10 @@ class Circles:
             raise IndexError(f"index {index} of a data set of {self._examples} examples")
         disc_words, pixel_words = self._draw(index)
         image = np.zeros((self._size, self._size), np.float32)
-        label = np.zeros((self._size, self._size), np.int32)
         for start in range(0, len(disc_words), _WORDS_PER_DISC):
-            self._paint(image, label, disc_words[start : start + _WORDS_PER_DISC])
+            self._paint(image, disc_words[start : start + _WORDS_PER_DISC])
+        # No disc is as dark as the ground.
+        label = (image > 0).astype(np.int32)
         image += self._noise.take(pixel_words).reshape(image.shape)
         _stretch(image)
         return Example(image[:, :, np.newaxis], label)
@@ -87,18 +88,17 @@ class Circles:
         # The byte order is spelled out because the words are cut into pieces here.
         return words[:discs].tolist(), words[discs:].astype("<u8", copy=False).view("<u2")[:pixels]
 
-    def _paint(self, image: FloatArray, label: LabelArray, words: list[int]) -> None:
+    def _paint(self, image: FloatArray, words: list[int]) -> None:
         """Draws one disc, touching only the square around it."""
         row = _between(words[0], self._border, self._size - 1 - self._border)
         column = _between(words[1], self._border, self._size - 1 - self._border)
         radius = _between(words[2], *self._radius)
         top, left = max(row - radius, 0), max(column - radius, 0)
-        box = np.s_[top : row + radius + 1, left : column + radius + 1]
-        height, width = label[box].shape
+        box = image[top : row + radius + 1, left : column + radius + 1]
+        height, width = box.shape
         down, right = top - row + radius, left - column + radius
         disc = _disc(radius)[down : down + height, right : right + width]
-        np.copyto(image[box], np.float32(_between(words[3], 1, _BRIGHTEST)), where=disc)
-        np.copyto(label[box], np.int32(1), where=disc)
+        np.copyto(box, np.float32(_between(words[3], 1, _BRIGHTEST)), where=disc)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -11,6 +11,7 @@ examples of one shard come near each other, and resuming within a shard may read
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,8 @@ Places = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 
 ROUNDS = 8
+# So many places take less time one by one than as an array.
+FEW = 32
 _MASK = (1 << 64) - 1
 
 
@@ -151,7 +154,9 @@ def permute(places: Places, *, examples: int, seed: int, epoch: int) -> Places:
         return places.copy()
     low_bits = ((examples - 1).bit_length() + 1) // 2
     high_bits = (examples - 1).bit_length() - low_bits
-    keys = [mix_all(seed, epoch, number) for number in range(ROUNDS)]
+    keys = _keys(seed, epoch)
+    if len(places) <= FEW:
+        return np.array([_walked(place, examples, low_bits, high_bits, keys) for place in places.tolist()], np.uint64)
     values = _feistel(places.astype(np.uint64), low_bits, high_bits, keys)
     outside = values >= examples
     while outside.any():
@@ -176,7 +181,29 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _feistel(values: npt.NDArray[np.uint64], low_bits: int, high_bits: int, keys: list[int]) -> npt.NDArray[np.uint64]:
+@functools.lru_cache(maxsize=16)
+def _keys(seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(mix_all(seed, epoch, number) for number in range(ROUNDS))
+
+
+def _walked(value: int, examples: int, low_bits: int, high_bits: int, keys: tuple[int, ...]) -> int:
+    """As `_feistel` and cycle walking, of one value."""
+    low_mask, high_mask = (1 << low_bits) - 1, (1 << high_bits) - 1
+    while True:
+        low, high = value & low_mask, value >> low_bits
+        for number, key in enumerate(keys):
+            if number % 2:
+                low = (low + mix(high ^ key)) & low_mask
+            else:
+                high = (high + mix(low ^ key)) & high_mask
+        value = high << low_bits | low
+        if value < examples:
+            return value
+
+
+def _feistel(
+    values: npt.NDArray[np.uint64], low_bits: int, high_bits: int, keys: tuple[int, ...]
+) -> npt.NDArray[np.uint64]:
     """One pass over values of `low_bits + high_bits` bits; each round alters one half by a hash of the other."""
     low_mask, high_mask = np.uint64((1 << low_bits) - 1), np.uint64((1 << high_bits) - 1)
     low, high = values & low_mask, values >> np.uint64(low_bits)

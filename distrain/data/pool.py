@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 SMALLEST = 1 << 16  # bytes; below, the system's own way is quick
+ALIGNMENT = 64  # bytes; TensorFlow's, which uses memory that begins at such an address without a copy
 KEPT = 1 << 28  # bytes that may wait to be used again
 _SLACK = 1.25  # how much larger than needed a piece of memory may be
 
@@ -36,7 +37,7 @@ class Pool:
         return sum(piece.nbytes for piece in self._free)
 
     def take(self, size: int) -> Bytes:
-        """`size` bytes of whatever values."""
+        """`size` bytes of whatever values, from SMALLEST on aligned."""
         if size < SMALLEST:
             return np.empty(size, np.uint8)
         with self._lock:
@@ -44,7 +45,7 @@ class Pool:
             if piece is not None:
                 self._free = deque(free for free in self._free if free is not piece)
         if piece is None:
-            piece = np.empty(size, np.uint8)
+            piece = _aligned(size)
         # Made of a buffer rather than of the array, so that every part and view of it keeps this object alive; of an
         # array, NumPy lets them refer to its memory past the object.
         lent = np.frombuffer(piece.data, np.uint8, size)
@@ -56,6 +57,12 @@ class Pool:
             self._free.append(piece)
             while self.waiting > self._kept:
                 self._free.popleft()
+
+
+def _aligned(size: int) -> Bytes:
+    whole = np.empty(size + ALIGNMENT, np.uint8)
+    start = -whole.ctypes.data % ALIGNMENT
+    return whole[start : start + size]
 
 
 _shared = Pool()

@@ -87,24 +87,26 @@ def measures(moments: Moments) -> dict[str, Floats]:
     `signal` and `noise` are those of this step alone and may be negative; `noise_scale` (examples) and `snr` are
     ratios of the smoothed ones, the noise scale infinite where no signal has been seen above the noise.
     """
-    rows = np.stack([getattr(moments, name) for name in ROWS])
-    # One sum for all rows: a call for each takes longer than the sums.
+    # Few numbers, each step: what counts is how many operations there are, not what they compute.
+    rows = np.concatenate([getattr(moments, name) for name in ROWS]).reshape(len(ROWS), -1)
     whole = np.concatenate([rows, rows.sum(axis=1, keepdims=True)], axis=1)
-    norm, mean, previous, product, typical, local, weight, update, smooth_signal, smooth_noise = whole
-    signal, noise = np.full_like(norm, np.nan), np.full_like(norm, np.nan)
-    if moments.groups > 1:
-        signal, noise = signal_and_noise(norm, local, moments.groups, moments.examples)
+    norm, mean, previous, product, typical, local, weight, update, _, _ = whole
+    unknown = np.full_like(norm, np.nan)
+    signal, noise, agreement = unknown, unknown, unknown
     with np.errstate(divide="ignore", invalid="ignore"):
+        if moments.groups > 1:
+            signal, noise = signal_and_noise(norm, local, moments.groups, moments.examples)
+            agreement = norm / local
         # Estimates may be below zero where there is little of either; what they estimate may not.
-        positive_noise = np.where(np.isnan(smooth_noise), np.nan, np.maximum(smooth_noise, 0.0))
-        positive_signal = np.where(np.isnan(smooth_signal), np.nan, np.maximum(smooth_signal, 0.0))
+        positive_signal, positive_noise = np.maximum(whole[-2:], 0.0)
+        norms, mean_norms = np.sqrt(whole[:2])
         return {
-            "norm": np.sqrt(norm),
-            "mean_norm": np.sqrt(mean),
+            "norm": norms,
+            "mean_norm": mean_norms,
             "update_ratio": np.sqrt(update / weight),
             "coherence": mean / typical,
             "alignment": product / np.sqrt(norm * previous),
-            "agreement": np.where(moments.groups > 1, norm / local, np.nan),
+            "agreement": agreement,
             "signal": signal,
             "noise": noise,
             "noise_scale": positive_noise / positive_signal,

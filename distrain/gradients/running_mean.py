@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 import tensorflow as tf
 
+from distrain.kernels import compiled
+
 Mode = Literal["cumulative", "exponential", "window"]
 
 # Gradients that are summed before the sum is folded into the mean. float32 sums of more lose digits (a sum of 2^k
@@ -115,6 +117,15 @@ class RunningMean:
 def sum_of_squares(tensor: tf.Tensor) -> tf.Tensor:
     """The squared L2 norm of a tensor, of shape ()."""
     return 2 * tf.nn.l2_loss(tensor)
+
+
+def sums_of_squares(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The squared L2 norms of tensors of one dtype, [tensors], by one compiled operation where there is one."""
+    if compiled.serve(tensors[0]):
+        operations = compiled.operations()
+        assert operations is not None
+        return operations.distrain_squares(tensors=tensors)
+    return tf.stack([sum_of_squares(tensor) for tensor in tensors])
 
 
 def _zeros(variable: tf.Variable, name: str) -> tf.Variable:

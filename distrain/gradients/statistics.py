@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from distrain.gradients.advance import PREVIOUS, PRODUCT, TOTAL, UPDATE, WEIGHT, Folding, Gradient, Momentum, advance
 from distrain.gradients.measures import ROWS, Moments, signal_and_noise
-from distrain.gradients.running_mean import Mode, RunningMean, sum_of_squares
+from distrain.gradients.running_mean import Mode, RunningMean, sums_of_squares
 
 
 class Contribution(NamedTuple):
@@ -89,7 +89,7 @@ class GradientStatistics:
         by `as_moments`. For use in a `tf.function`, on all ranks alike.
         """
         one = tf.ones([], gradients[0].dtype)
-        squares = tf.stack([sum_of_squares(gradient) for gradient in gradients])
+        squares = sums_of_squares(gradients)
         pairs = [Gradient(gradient, one) for gradient in gradients]
         return self.advance(pairs, squares, contribution, examples, optimize=optimize or (lambda: None))
 
@@ -144,11 +144,9 @@ class GradientStatistics:
             with tf.control_dependencies(before):
                 optimize()
             steps = [variable - old for variable, old in zip(self.variables, before, strict=True)]
-            squares = [
-                tf.stack([tf.cast(sum_of_squares(tensor), tf.float64) for tensor in tensors])
-                for tensors in (steps, self.variables)
-            ]
-            return squares[0], squares[1]
+            weights = [tf.convert_to_tensor(variable) for variable in self.variables]
+            taken, left = (tf.cast(sums_of_squares(tensors), tf.float64) for tensors in (steps, weights))
+            return taken, left
 
         def alone() -> tuple[tf.Tensor, tf.Tensor]:
             optimize()
@@ -180,7 +178,7 @@ def group_contribution(sums: Sequence[tf.Tensor], examples: tf.Tensor, due: tf.T
     dtype = sums[0].dtype
 
     def squares() -> tf.Tensor:
-        return tf.math.divide_no_nan(tf.stack([sum_of_squares(total) for total in sums]), examples)
+        return tf.math.divide_no_nan(sums_of_squares(sums), examples)
 
     return Contribution(
         tf.cond(due, squares, lambda: tf.zeros(len(sums), dtype)),

@@ -14,7 +14,7 @@ PACKAGE = "distrain_kernels"
 
 @functools.cache
 def operations() -> Any | None:
-    """The module with `distrain_advance`, `distrain_relu_dropout` and its gradient, or None where none is installed."""
+    """The module of the operations, such as `distrain_advance`, or None where none is installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +37,32 @@ class GradientTable:
         self._numbers = np.arange(len(words), dtype=np.int32)
         self._variables = PartedTable(folder / VARIABLES, {"variable": words}, seconds=flush_seconds)
         self._ranks = PartedTable(folder / RANKS, seconds=flush_seconds)
+        # Of the epoch that is being written, over all variables; `_whole` where none of it was written before.
+        self._epoch: int | None = None
+        self._whole = not (folder / VARIABLES).exists()
+        self._estimates: list[tuple[float, float]] = []
 
     def write(self, step: int, epoch: int, measured: dict[str, Floats], ranks: RankMoments) -> None:
         """Add a step's `MEASURES`, [variables + 1] each, and what its ranks saw, in a world of 1 nothing."""
+        self._variables.append(len(self._numbers), partial(self._of_variables, step, epoch, measured))
+        self._ranks.append(len(ranks.ranks), partial(self._of_ranks, step, epoch, ranks))
+        if epoch != self._epoch:
+            self._whole |= self._epoch is not None
+            self._epoch, self._estimates = epoch, []
+        self._estimates.append((measured["signal"][-1], measured["noise"][-1]))
+
+    def _of_variables(self, step: int, epoch: int, measured: dict[str, Floats]) -> parts.Columns:
         columns = {name: measured[name].astype(self._dtype) for name in MEASURES}
-        self._variables.append({**_place(step, epoch, len(self._numbers)), "variable": self._numbers, **columns})
-        self._ranks.append(
-            {
-                **_place(step, epoch, len(ranks.ranks)),
-                "rank": ranks.ranks.astype(np.int32),
-                "examples": ranks.examples.astype(np.int64),
-                "loss": ranks.losses.astype(self._dtype),
-                "norm": ranks.norms.astype(self._dtype),
-            }
-        )
+        return {**_place(step, epoch, len(self._numbers)), "variable": self._numbers, **columns}
+
+    def _of_ranks(self, step: int, epoch: int, ranks: RankMoments) -> parts.Columns:
+        return {
+            **_place(step, epoch, len(ranks.ranks)),
+            "rank": ranks.ranks.astype(np.int32),
+            "examples": ranks.examples.astype(np.int64),
+            "loss": ranks.losses.astype(self._dtype),
+            "norm": ranks.norms.astype(self._dtype),
+        }
 
     def flush(self) -> None:
         """Have all rows on disk."""
@@ -61,6 +74,10 @@ class GradientTable:
 
     def estimates(self, epoch: int, steps: int) -> tuple[Floats, Floats]:
         """Signal and noise over all variables at the measured ones of the newest `steps` steps, of `epoch` alone."""
+        if self._whole and epoch == self._epoch:
+            # As they are on disk, so that a run that was stopped says the same.
+            signal, noise = np.array(self._estimates[-steps:], self._dtype).astype(np.float64).T
+            return signal, noise
         self.flush()
         history = read_variables(self._folder, ("signal", "noise"), latest=steps)
         if history is None:

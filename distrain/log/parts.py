@@ -46,24 +46,24 @@ class PartedTable:
         self._seconds = seconds
         self._clock = clock
         self._written: pa.Table | None = None
-        self._waiting: list[Columns] = []
+        self._waiting: list[Callable[[], Columns]] = []
         self._count = 0
         self._begun = False
         self._written_at = clock()
 
-    def append(self, columns: Columns) -> None:
-        """Add the rows of one step, if any: equally long arrays under the same names each time.
+    def append(self, count: int, columns: Callable[[], Columns]) -> None:
+        """Add the `count` rows of one step, if any: equally long arrays under the same names each time.
 
-        They are kept as they are until they are written: a step must not wait for more. What `words` names is
-        numbers into its texts.
+        They are asked for when they are written: a step must not wait for more than that they are kept. What `words`
+        names is numbers into its texts.
         """
-        if not len(columns["step"]):
+        if not count:
             return  # all ranks whose turn it was had no examples
         if not self._begun:
             self._written, self._begun = self._taken_up(), True
             self._count = 0 if self._written is None else self._written.num_rows
         self._waiting.append(columns)
-        self._count += len(columns["step"])
+        self._count += count
         full = self._count >= self._rows
         if full or self._clock() - self._written_at >= self._seconds:
             self.flush()
@@ -84,13 +84,13 @@ class PartedTable:
 
     def _table(self) -> pa.Table:
         """What the newest part has to hold."""
-        columns = {}
-        for name in self._waiting[0]:
-            column = _column(np.concatenate([one[name] for one in self._waiting]))
+        columns, waiting = {}, [rows() for rows in self._waiting]
+        for name in waiting[0]:
+            column = _column(np.concatenate([one[name] for one in waiting]))
             texts = self._words.get(name)
             columns[name] = column if texts is None else pa.DictionaryArray.from_arrays(column, texts)
-        waiting = pa.table(columns)
-        return waiting if self._written is None else pa.concat_tables([self._written, waiting]).combine_chunks()
+        new = pa.table(columns)
+        return new if self._written is None else pa.concat_tables([self._written, new]).combine_chunks()
 
     def _taken_up(self) -> pa.Table | None:
         """The rows of the newest part, where it is not full: a run that goes on fills it up."""

@@ -44,14 +44,19 @@ class EventLog:
         self._writer = tf.io.TFRecordWriter(str(folder / name))
         self._flush_seconds = flush_seconds
         self._clock = clock
-        self._values: dict[str, summary_pb2.Summary.Value] = {}
+        # Of scalars told together before: their event, and where each value stands in it.
+        self._events: dict[tuple[str, ...], tuple[event_pb2.Event, list[tensor_pb2.TensorProto]]] = {}
+        self._flushed_at = clock()
         self._add(event_pb2.Event(wall_time=now, file_version="brain.Event:2"))
         self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write each value under its name, all in one event."""
-        told = [self._scalar(name, value) for name, value in values.items()]
-        self._summary(step, summary_pb2.Summary(value=told))
+        event, places = self._event(tuple(values))
+        for place, value in zip(places, values.values(), strict=True):
+            place.tensor_content = np.float32(value).tobytes()
+        event.wall_time, event.step = time.time(), step
+        self._add(event)
 
     def histogram(self, step: int, name: str, values: npt.NDArray[np.floating]) -> None:
         """Write the distribution of values [n]."""
@@ -69,22 +74,22 @@ class EventLog:
     def close(self) -> None:
         self._writer.close()
 
-    def _scalar(self, name: str, value: float) -> summary_pb2.Summary.Value:
-        """A float32 of no dimensions, as TensorBoard's scalars are."""
-        told = self._values.get(name)
-        if told is None:
+    def _event(self, names: tuple[str, ...]) -> tuple[event_pb2.Event, list[tensor_pb2.TensorProto]]:
+        """An event with a float32 of no dimensions for each name, as TensorBoard's scalars are."""
+        if names not in self._events:
             tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, tensor_shape=_NO_DIMENSIONS)
-            told = self._values[name] = summary_pb2.Summary.Value(tag=name, tensor=tensor, metadata=_SCALAR)
-        told.tensor.tensor_content = np.float32(value).tobytes()
-        return told
+            told = [summary_pb2.Summary.Value(tag=name, tensor=tensor, metadata=_SCALAR) for name in names]
+            event = event_pb2.Event(summary=summary_pb2.Summary(value=told))
+            self._events[names] = event, [value.tensor for value in event.summary.value]
+        return self._events[names]
 
     def _summary(self, step: int, summary: summary_pb2.Summary) -> None:
         self._add(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
-        if self._clock() - self._flushed_at >= self._flush_seconds:
-            self.flush()
 
     def _add(self, event: event_pb2.Event) -> None:
         self._writer.write(event.SerializeToString())
+        if self._clock() - self._flushed_at >= self._flush_seconds:
+            self.flush()
 
 
 def cut(folder: Path, step: int) -> None:

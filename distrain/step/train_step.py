@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
+from distrain.data.pool import ALIGNMENT, SMALLEST
 from distrain.data.provider import ExampleSpec
 from distrain.gradients.advance import Gradient
 from distrain.gradients.measures import Moments, RankMoments
-from distrain.gradients.running_mean import sum_of_squares
+from distrain.gradients.running_mean import sums_of_squares
 from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution
 from distrain.model.build import Trained
 from distrain.model.loss_scale import LossScale
@@ -129,7 +132,7 @@ def build_train_step(
             for number, change in zip(averaged, summed[len(variables) : -1], strict=True)
         ]
 
-        squares = tf.stack([sum_of_squares(gradient.total) for gradient in gradients]) / divisor**2
+        squares = sums_of_squares([gradient.total for gradient in gradients]) / divisor**2
         norm = tf.sqrt(tf.reduce_sum(squares))
         sound = _all_finite([loss, *buffers_after]) & (flags[FAILED] == 0)
         applied = sound & tf.math.is_finite(norm)
@@ -182,11 +185,20 @@ def _traced_once(step: TrainStep, signature: Sequence[tf.TensorSpec]) -> TrainSt
 
     @functools.wraps(compiled, updated=())
     def call(*arguments: tf.Tensor) -> StepResult:
-        tensors = [tf.convert_to_tensor(given, spec.dtype) for given, spec in zip(arguments, signature, strict=True)]
+        tensors = [as_tensor(given, spec.dtype) for given, spec in zip(arguments, signature, strict=True)]
         result: StepResult = trace()(*tensors)
         return result
 
     return call
+
+
+def as_tensor(given: tf.Tensor | npt.NDArray[Any], dtype: tf.DType) -> tf.Tensor:
+    """A tensor, where it can be of the array's own memory, which must stay as it is then: a copy takes longer."""
+    if isinstance(given, np.ndarray) and given.nbytes >= SMALLEST and given.dtype == dtype.as_numpy_dtype:
+        aligned = given.__array_interface__["data"][0] % ALIGNMENT == 0
+        if aligned and given.flags.c_contiguous and given.flags.writeable:
+            return tf.experimental.dlpack.from_dlpack(given.__dlpack__())
+    return tf.convert_to_tensor(given, dtype)
 
 
 def _reduction(

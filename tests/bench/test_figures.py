@@ -31,6 +31,10 @@ def test_variants_take_turns_in_an_order_that_moves_on() -> None:
     # The turn before the first is not counted.
     assert found == {"a": [4, 9, 11], "b": [5, 7, 12], "c": [6, 8, 10]}
     assert pauses == list(range(1, 13))
+    order.clear()
+    found = interleaved({name: partial(taking, name) for name in "ab"}, turns=2, before=0)
+    assert "".join(order) == "ab" + "ba"
+    assert found == {"a": [1, 4], "b": [2, 3]}
 
 
 def test_a_figure_is_the_median_and_the_range() -> None:

@@ -13,6 +13,7 @@ from distrain.bench.simulate import (
     Failures,
     Link,
     Worker,
+    agreement,
     exchange,
     fitted,
     halving,
@@ -31,6 +32,15 @@ def test_the_slowest_of_many_is_as_late_as_draws_say(workers: int) -> None:
     drawn = statistics.mean(max(draw.gauss(1.0, 0.1) for _ in range(workers)) for _ in range(2000))
     assert Worker(1.0, 0.1).slowest_of(workers) == pytest.approx(drawn, abs=0.01)
     assert Worker(1.0, 0.1).slowest_of(1) == 1.0
+
+
+@pytest.mark.parametrize(("workers", "room"), [(2, 2), (3, 2), (4, 2), (7, 3)])
+def test_more_workers_than_cores_are_done_when_the_cores_are(workers: int, room: int) -> None:
+    draw = random.Random(workers)
+    steps = [[draw.gauss(1.0, 0.1) for _ in range(workers)] for _ in range(2000)]
+    # Cores of which none rests while a worker has something left.
+    drawn = statistics.mean(max(one) if workers <= room else sum(one) / room for one in steps)
+    assert Worker(1.0, 0.1).crowded(workers, room).slowest_of(workers) == pytest.approx(drawn, abs=0.01)
 
 
 def test_a_ring_of_two_sends_all_once_each_way() -> None:
@@ -98,6 +108,11 @@ def test_a_world_is_its_slowest_worker_and_the_exchange() -> None:
     assert (one.step, one.exchange, one.efficiency, one.goodput) == (0.2, 0.0, 1.0, 1.0)
     assert many.step == pytest.approx(worker.slowest_of(256) + exchange(SIZE, 256, cluster))
     assert many.efficiency == pytest.approx(0.2 / many.step)
+
+
+def test_an_exchange_of_nothing_is_the_agreement() -> None:
+    # Two doublings: a fitted ring's six messages of no bytes are what they took.
+    assert agreement(LINK, 4) * 2 == pytest.approx(ring(0, 4, LINK))
 
 
 def test_a_link_is_found_again_from_the_times_of_a_ring() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distrain.data.order import Batch, ByShard, batch_at, drawn, epoch_steps, mix, permute
+from distrain.data.order import FEW, Batch, ByShard, batch_at, drawn, epoch_steps, mix, permute
 from distrain.data.provider import Sharding
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -42,6 +42,17 @@ def test_an_epoch_is_a_bijection(examples: int, seed: int, epoch: int) -> None:
 def test_small_epochs_and_those_beside_powers_of_two_are_bijections(examples: int) -> None:
     for seed in range(20):
         assert np.array_equal(np.sort(_order(examples, seed=seed)), np.arange(examples))
+
+
+@settings(max_examples=100, deadline=None)
+@given(examples=st.one_of(st.integers(FEW + 1, 300), st.integers(10**6, 10**12)), seed=SEEDS, epoch=EPOCHS)
+def test_places_have_the_same_index_one_by_one_and_together(examples: int, seed: int, epoch: int) -> None:
+    places = np.arange(min(examples, 300), dtype=np.uint64)
+    together = permute(places, examples=examples, seed=seed, epoch=epoch)
+    for count in (1, FEW):
+        few = permute(places[:count], examples=examples, seed=seed, epoch=epoch)
+        assert few.dtype == np.uint64
+        assert few.tolist() == together[:count].tolist()
 
 
 @settings(max_examples=50, deadline=None)

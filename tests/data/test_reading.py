@@ -13,7 +13,7 @@ import pytest
 from distrain.data.batches import Batches, Plan
 from distrain.data.cache import Cached, DiskStore, MemoryStore, Store
 from distrain.data.parallel import in_order
-from distrain.data.pool import SMALLEST, Pool
+from distrain.data.pool import ALIGNMENT, SMALLEST, Pool
 from distrain.data.provider import Example, Provider
 from distrain.data.select import select
 from distrain.data.source import Source
@@ -204,6 +204,13 @@ def test_memory_comes_back_once_the_last_part_of_it_is_gone() -> None:
     assert pool.take(2 * SMALLEST).ctypes.data != address
     del kept
     assert pool.take(2 * SMALLEST - 5).ctypes.data == address
+
+
+@pytest.mark.parametrize("size", [SMALLEST, SMALLEST + 12, 3 * SMALLEST + 1])
+def test_memory_begins_where_tensorflow_wants_it(size: int) -> None:
+    pool = Pool()
+    pieces = [pool.take(size) for _ in range(8)]
+    assert [(len(piece), piece.ctypes.data % ALIGNMENT) for piece in pieces] == 8 * [(size, 0)]
 
 
 def test_memory_that_waits_is_bounded() -> None:

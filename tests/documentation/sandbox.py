@@ -1,7 +1,8 @@
 """A copy of the repository for the documentation's commands: short jobs, images, and stand-ins for what is elsewhere.
 
-What a command may write to (pages, jobs) is copied, the rest is linked; so `make` finds the environment that is there,
-and takes it for that of the repository.
+What a command may write to (pages, jobs, sources) is copied, the rest is linked; so `make` finds the environment that
+is there, and takes it for that of the repository. In the cache lies a Horovod for GPUs, which takes half an hour to
+compile: the one for CPUs stands in for it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import build
 import numpy as np
 import psutil
+import tools
 import yaml
 from PIL import Image
 
@@ -27,8 +30,8 @@ from tests.documentation.markdown import ROOT, Block, interrupted
 from tests.processes.worlds import MPI_AS_ROOT
 
 SECONDS = 180.0
-COPIED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "k8s", "launch")
-LINKED = ("LICENSE", "Makefile", "pyproject.toml", "distrain", "requirements", "tests")
+COPIED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "distrain", "docs", "k8s", "launch", "tests")
+LINKED = ("LICENSE", "Makefile", "pyproject.toml", "requirements")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Sandbox:
         self.folder = folder
         for name in COPIED:
             source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder / name)
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
         # Its pages are those of the site; its scripts know the repository by where they are.
@@ -57,6 +63,9 @@ class Sandbox:
         for name, changes in SHORTER.items():
             _shorten(folder / "launch" / "jobs" / name, changes)
         _draw_images(folder)
+        self._cache = folder / "cache"
+        _fill_cache(self._cache)
+        self._written: set[Path] = set()
         self._calls = folder / "calls.jsonl"
         self._programs = folder / "programs"
         self._programs.mkdir()
@@ -70,7 +79,15 @@ class Sandbox:
     def write(self, block: Block) -> None:
         """Put a page's file where its commands look for it."""
         assert block.file is not None
-        (self.folder / block.file).write_text(block.text, encoding="utf-8")
+        path = self.folder / block.file
+        path.write_text(block.text, encoding="utf-8")
+        self._written.add(path)
+
+    def put_away(self) -> None:
+        """Remove the pages' files: who changes the project has none of them in it."""
+        for path in self._written:
+            path.unlink()
+        self._written.clear()
 
     def run(self, command: str, seconds: float = SECONDS) -> Done:
         """Run a command as it stands; one whose comment says Ctrl-C gets that after its first steps."""
@@ -110,7 +127,9 @@ class Sandbox:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("TF_NUM_", "PYTEST_", "MAKE"))
         }
-        return {**kept, **MPI_AS_ROOT, "PATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", "STAND_IN_CALLS": str(self._calls)}
+        stand_ins = {"STAND_IN_CALLS": str(self._calls), "STAND_IN_UV": tools.get_uv()}
+        elsewhere = {"XDG_CACHE_HOME": str(self._cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        return {**kept, **MPI_AS_ROOT, **stand_ins, **elsewhere, "PATH": path}
 
     def _interrupt(self, process: subprocess.Popen[str]) -> None:
         """What Ctrl-C in a terminal does: SIGINT to all processes of the command, once a step was made."""
@@ -135,6 +154,20 @@ def _copy_page(source: str, target: str) -> None:
         shutil.copy(source, target)
     else:
         Path(target).symlink_to(source)
+
+
+def _fill_cache(folder: Path) -> None:
+    """The caches that are there, and a wheel of Horovod for GPUs."""
+    ours = folder / "distrain"
+    gpu = ours / "horovod" / build.inputs_digest(gpu=True)
+    gpu.mkdir(parents=True)
+    wheel = build.cached_wheel()
+    assert wheel is not None, "what set up the environment of the tests has kept it"
+    (gpu / wheel.name).symlink_to(wheel)
+    (ours / "kernels").symlink_to(tools.cache_folder() / "kernels")
+    for cache in tools.cache_folder().parent.iterdir():
+        if cache.name != ours.name:
+            (folder / cache.name).symlink_to(cache)
 
 
 def _shorten(path: Path, changes: dict[str, Any]) -> None:

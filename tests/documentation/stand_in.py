@@ -107,6 +107,16 @@ def ssh(words: Sequence[str]) -> int:
     os.execvp("sh", ["sh", "-c", " ".join(rest)])  # noqa: S606 - this is what ssh does with it
 
 
+def uv(words: Sequence[str]) -> int:
+    """The real one; of the packages for GPUs it sees whether all could be had, and puts those for CPUs there."""
+    # Compiling what is there to be looked at once would take most of the time.
+    real, words = os.environ["STAND_IN_UV"], [word for word in words if word != "--compile-bytecode"]
+    if words[:2] == ["pip", "sync"] and Path(words[-1]).name == "gpu.txt":
+        subprocess.run([real, *words, "--dry-run"], check=True)
+        words[-1] = str(Path(words[-1]).with_name("cpu.txt"))
+    return subprocess.run([real, *words], check=False).returncode
+
+
 def _train(words: Sequence[str], workers: int = 1) -> None:
     """What `distrain train` would say of its arguments and job on so many workers; its data may be elsewhere."""
     parser = Parser(prog="distrain")
@@ -136,7 +146,8 @@ def main() -> int:
     name, words = sys.argv[1], sys.argv[2:]
     with Path(os.environ["STAND_IN_CALLS"]).open("a", encoding="utf-8") as calls:
         calls.write(json.dumps([name, *words]) + "\n")
-    return {"docker": docker, "kubectl": kubectl, "sbatch": sbatch, "scancel": scancel, "ssh": ssh}[name](words)
+    programs = {"docker": docker, "kubectl": kubectl, "sbatch": sbatch, "scancel": scancel, "ssh": ssh, "uv": uv}
+    return programs[name](words)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from distrain.cli.parser import Parser
 from distrain.cli.reference import page as command_line
 from distrain.job.load import check_job
 from distrain.train.schedule import make_schedule
-from tests.documentation.accounted import LONG, NOT_HERE
+from tests.documentation.accounted import THESE
 from tests.documentation.markdown import ROOT, Block, blocks, commands, pages, text_of, trains
 
 PAGES = pages()
@@ -45,10 +45,11 @@ def test_every_block_says_what_it_is() -> None:
     assert [block.place for block in BLOCKS if block.language not in known] == []
 
 
-def test_the_lists_of_commands_name_what_stands_on_a_page() -> None:
+def test_what_runs_these_tests_is_what_a_reader_runs() -> None:
     standing = {command for page in PAGES for command in commands(page)}
-    assert set(NOT_HERE) | set(LONG) <= standing
-    assert not set(NOT_HERE) & set(LONG)
+    assert set(THESE) <= standing
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "exec make test"
+    assert re.search(r"^test: check ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(standing) > 50
     assert len([command for command in standing if trains(command)]) > 12
 

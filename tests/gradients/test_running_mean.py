@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from distrain.gradients.measures import Moments
-from distrain.gradients.running_mean import RunningMean, sum_of_squares
+from distrain.gradients.running_mean import RunningMean, sum_of_squares, sums_of_squares
 from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments
+from distrain.kernels import compiled
 
 SHAPES = ((3, 3, 2, 4), (4,), (), (1, 7), (5000,))
 Floats = npt.NDArray[np.float64]
@@ -147,3 +148,28 @@ def test_it_keeps_shapes_types_and_is_not_trained() -> None:
 @pytest.mark.parametrize("value", [3.0, [3.0, -4.0], [[1.0, 2.0], [3.0, 4.0]]])
 def test_sum_of_squares(value: Any) -> None:
     assert float(sum_of_squares(tf.constant(value))) == np.sum(np.square(value))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_sums_of_squares_of_many_tensors(by_kernel: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled.serve(tf.zeros(3))
+    if not by_kernel:
+        monkeypatch.setattr(compiled, "serve", lambda value: False)
+    random = np.random.default_rng(5)
+    # Of no elements, of less than a vector, of a run and one more, of several parts of work.
+    shapes = [(0,), (), (7,), (2048,), (2049,), (31, 5), (70_001,), (300, 500)]
+    values = [np.asarray(10 ** (number % 3) * random.standard_normal(shape)) for number, shape in enumerate(shapes)]
+    values = [value.astype(dtype) for value in values]
+    found = sums_of_squares([tf.constant(value) for value in values])
+    assert found.dtype == dtype
+    expected = [np.sum(np.square(value.astype(np.float64))) for value in values]
+    np.testing.assert_allclose(found, expected, rtol=1e-6 if dtype == "float32" else 1e-14)
+
+
+def test_squares_that_overflow_or_are_unknown_are_told() -> None:
+    unknown, infinite, large = ([1.0, np.nan], [np.inf, 1.0], [1e30, 1.0])
+    found = sums_of_squares([tf.constant(value, tf.float32) for value in (unknown, infinite, large, [3.0, 4.0])])
+    assert np.isnan(found[0])
+    assert np.isposinf(found[1:3]).all()
+    assert found[3] == 25

@@ -93,6 +93,8 @@ def test_an_epochs_estimates_are_the_same_after_a_kill(tmp_path: Path) -> None:
     fill(table, 1, 17)
     whole = table.estimates(1, 10)
     assert len(whole[0]) == 7
+    # Known without a look at the disk, where nothing is yet.
+    assert not (tmp_path / "whole").exists()
     assert whole[0][0] == np.float32(measures(moments(11))["signal"][-1])
     _table(tmp_path, (1, 14))
     cut(tmp_path, 13)
@@ -105,7 +107,9 @@ def test_an_epochs_estimates_are_the_same_after_a_kill(tmp_path: Path) -> None:
 
 def test_tables_of_something_else_are_refused(tmp_path: Path) -> None:
     _table(tmp_path, (1, 2))
-    PartedTable(tmp_path / "other" / "variables", rows=1).append({"step": np.array([3]), "rank": np.array([0])})
+    PartedTable(tmp_path / "other" / "variables", rows=1).append(
+        1, lambda: {"step": np.array([3]), "rank": np.array([0])}
+    )
     with pytest.raises(OSError, match="no column"):
         read_variables(tmp_path / "other")
     part = next((tmp_path / "variables").glob("*.parquet"))

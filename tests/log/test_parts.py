@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ table = PartedTable(Path(sys.argv[1]), rows=3000)
 step = 0
 while True:
     step += 1
-    table.append({"step": np.full(50, step), "row": np.arange(50)})
+    table.append(50, lambda: {"step": np.full(50, step), "row": np.arange(50)})
     table.flush()
     if step == 100:
         print("writing", flush=True)
@@ -52,7 +53,7 @@ def _table(folder: Path, **options: Any) -> PartedTable:
 
 def _append(table: PartedTable, first: int, last: int) -> None:
     for step in range(first, last + 1):
-        table.append(_rows(step))
+        table.append(3, partial(_rows, step))
 
 
 def _steps(folder: Path) -> list[int]:
@@ -83,7 +84,7 @@ def test_parts_grow_to_their_size_and_are_read_in_order(tmp_path: Path) -> None:
 def test_names_sort_as_numbers_beyond_eight_digits(tmp_path: Path) -> None:
     table = _table(tmp_path, rows=3)
     for step in (99_999_998, 99_999_999, 100_000_000):
-        table.append(_rows(step))
+        table.append(3, partial(_rows, step))
     assert _steps(tmp_path) == [99_999_998, 99_999_999, 100_000_000]
     cut(tmp_path, 99_999_999)
     assert _steps(tmp_path) == [99_999_998, 99_999_999]
@@ -94,7 +95,7 @@ def test_what_waits_is_written_once_a_minute(tmp_path: Path) -> None:
     table = _table(tmp_path, seconds=60, clock=clock)
     for step, now in ((1, 0.0), (2, 59.0), (3, 61.0), (4, 100.0), (5, 122.0)):
         clock.now = now
-        table.append(_rows(step))
+        table.append(3, partial(_rows, step))
         assert len(_steps(tmp_path)) == {1: 0, 2: 0, 3: 3, 4: 3, 5: 5}[step]
 
 
@@ -173,7 +174,7 @@ def test_a_damaged_part_is_named(tmp_path: Path, damage: bytes) -> None:
 
 def test_nothing_is_written_of_nothing(tmp_path: Path) -> None:
     table = _table(tmp_path / "none")
-    table.append({name: values[:0] for name, values in _rows(1).items()})
+    table.append(0, lambda: {name: values[:0] for name, values in _rows(1).items()})
     table.close()
     cut(tmp_path / "none", 3)
     assert read(tmp_path / "none") is None
@@ -183,6 +184,6 @@ def test_nothing_is_written_of_nothing(tmp_path: Path) -> None:
 def test_a_step_without_rows_is_none(tmp_path: Path) -> None:
     """A world of 1 has nothing to tell of its ranks."""
     table = PartedTable(tmp_path)
-    table.append({"step": np.empty(0, np.int64)})
+    table.append(0, lambda: {"step": np.empty(0, np.int64)})
     table.close()
     assert list(tmp_path.iterdir()) == []

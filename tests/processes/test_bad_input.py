@@ -110,7 +110,8 @@ def refused(way: str, ended: Any, run: Path, *words: str) -> None:
     assert left_over(run) == []
 
 
-@pytest.mark.parametrize("way", ["alone", "launch"])
+# Two workers are the harder case: none of them may wait for the other.
+@pytest.mark.parametrize("way", [pytest.param("alone", marks=pytest.mark.soak), "launch"])
 @pytest.mark.parametrize("case", list(CASES))
 def test_is_refused(way: str, case: str, tmp_path: Path) -> None:
     make, words = CASES[case]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from distrain.data import pool
 from distrain.gradients.statistics import GradientStatistics
 from distrain.model.build import Trained
 from distrain.step.train_step import (
@@ -20,6 +22,7 @@ from distrain.step.train_step import (
     STOP,
     StepResult,
     TrainStep,
+    as_tensor,
     build_train_step,
     measured_of,
 )
@@ -379,6 +382,39 @@ def test_an_optimizer_that_accumulates_makes_a_step_of_two() -> None:
     assert bits(weights) == [value.tobytes() for value in before]
     trainee(make_examples(4))
     assert all(np.any(weight.numpy() != value) for weight, value in zip(weights, before, strict=True))
+
+
+def test_a_batch_is_taken_from_where_it_lies() -> None:
+    array = pool.empty((4, 80, 80, 1), np.float32)
+    array[:] = 1.0
+    tensor = as_tensor(array, tf.float32)
+    array[3, 79, 79, 0] = 7.0
+    assert float(tensor[3, 79, 79, 0]) == 7.0
+    # It is kept as long as the tensor is, and no longer.
+    alive = weakref.ref(array)
+    del array
+    assert float(tf.reduce_max(tensor)) == 7.0
+    assert alive() is not None
+    del tensor
+    assert alive() is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pool.empty((80, 80, 8), np.float32)[:, :, ::2],
+        pool.empty((60, 80, 8), np.float64),
+        pool.empty((2**17,), np.uint8)[4:].view(np.float32),
+        np.zeros((3, 3), np.float32),
+    ],
+    ids=["not in a row", "another type", "not aligned", "small"],
+)
+def test_what_does_not_lie_as_it_should_is_copied(given: npt.NDArray[Any]) -> None:
+    given[:] = 1.0
+    tensor = as_tensor(given, tf.float32)
+    given[0] = 7.0
+    assert tensor.dtype == tf.float32
+    assert float(tf.reduce_max(tensor)) == 1.0
 
 
 def test_mixed_precision_keeps_weights_and_sums_in_float32() -> None:
