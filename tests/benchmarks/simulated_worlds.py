@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -91,18 +92,25 @@ def _measured(folder: Path, workers: int, link: int, turns: int) -> float:
             run("ip", "-n", host.namespace, "link", "set", "lo", "up")
             held = f"qdisc add dev eth0 root tbf rate {link}mbit burst 128kb latency 500ms"
             run("tc", "-n", host.namespace, *held.split())
-        # By address, since all have this machine's names; ssh enters a host's network, and nothing else of it.
+        # Enters a host's network, under the host's own name, and nothing else of it.
+        inside = f'hostname "$HOST"; mount --bind {network.hosts_file} /etc/hosts; exec sh -c "$0"'
         ssh.write_text(
-            "#!/bin/sh\nwhile case $1 in -o|-p|-i) shift ;; -*) ;; *) false ;; esac; do shift; done\n"
-            f'host=$1; shift; exec ip netns exec "{network.prefix}-${{host##*.}}" sh -c "$*"\n'
+            "#!/bin/sh\nHOST=\n"
+            "while case $1 in\n"
+            "  -o | -p | -i) shift ;;\n"
+            "  -*) ;;\n"
+            '  *) [ -z "$HOST" ] && export HOST=$1 ;;\n'
+            "esac; do shift; done\n"
+            f'exec ip netns exec "{network.prefix}-$((${{HOST#host-}} + 1))" '
+            f"unshare --uts --mount sh -c '{inside}' \"$*\"\n"
         )
         ssh.chmod(0o755)
-        named = ",".join(f"{host.address}:1" for host in network.hosts)
-        command = ["ip", "netns", "exec", network.hosts[0].namespace, sys.executable, "-m", "distrain", "launch"]
-        command += ["--hosts", named, "--", *BENCH[3:], str(job), "-o", f"train.batch_size={PER_WORKER * workers}"]
-        command += ["--only", "steps", "--turns", str(turns), "--inside", str(folder / "run"), "--json", str(figures)]
+        named = ",".join(f"{host.name}:1" for host in network.hosts)
+        command = [sys.executable, "-m", "distrain", "launch", "--hosts", named, "--", *BENCH[3:], str(job)]
+        command += ["-o", f"train.batch_size={PER_WORKER * workers}", "--only", "steps", "--turns", str(turns)]
+        command += ["--inside", str(folder / "run"), "--json", str(figures)]
         done = subprocess.run(
-            command,
+            [str(ssh), network.hosts[0].name, shlex.join(command)],
             env={**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
             capture_output=True,
             text=True,
