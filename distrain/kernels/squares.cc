@@ -59,8 +59,10 @@ class SquaresOp : public OpKernel {
 
   void Compute(OpKernelContext* context) override {
     std::vector<Part> parts;
+    int64_t elements = 0;
     for (int number = 0; number < context->num_inputs(); ++number) {
       const int64_t size = context->input(number).NumElements();
+      elements += size;
       for (int64_t begin = 0; begin < size; begin += kPart) parts.push_back({number, begin});
     }
     std::vector<double> sums(parts.size());
@@ -72,7 +74,9 @@ class SquaresOp : public OpKernel {
       }
     };
     const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
-    tensorflow::Shard(workers.num_threads, workers.workers, parts.size(), kPart, work);
+    // Small tensors are not worth another thread.
+    const int64_t cost = elements / std::max<int64_t>(1, parts.size());
+    tensorflow::Shard(workers.num_threads, workers.workers, parts.size(), cost, work);
 
     Tensor* squares;
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({context->num_inputs()}), &squares));

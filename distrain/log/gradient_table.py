@@ -7,6 +7,7 @@ norm. What cannot be told is NaN. `pandas.read_parquet("RUN/gradients/variables"
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class GradientTable:
         # Of the epoch that is being written, over all variables; `_whole` where none of it was written before.
         self._epoch: int | None = None
         self._whole = not (folder / VARIABLES).exists()
-        self._estimates: list[tuple[float, float]] = []
+        self._signals, self._noises = array("d"), array("d")
 
     def write(self, step: int, epoch: int, measured: dict[str, Floats], ranks: RankMoments) -> None:
         """Add a step's `MEASURES`, [variables + 1] each, and what its ranks saw, in a world of 1 nothing."""
@@ -48,8 +49,10 @@ class GradientTable:
         self._ranks.append(len(ranks.ranks), partial(self._of_ranks, step, epoch, ranks))
         if epoch != self._epoch:
             self._whole |= self._epoch is not None
-            self._epoch, self._estimates = epoch, []
-        self._estimates.append((measured["signal"][-1], measured["noise"][-1]))
+            self._epoch, self._signals, self._noises = epoch, array("d"), array("d")
+        if self._whole:
+            self._signals.append(measured["signal"][-1])
+            self._noises.append(measured["noise"][-1])
 
     def _of_variables(self, step: int, epoch: int, measured: dict[str, Floats]) -> parts.Columns:
         columns = {name: measured[name].astype(self._dtype) for name in MEASURES}
@@ -76,7 +79,8 @@ class GradientTable:
         """Signal and noise over all variables at the measured ones of the newest `steps` steps, of `epoch` alone."""
         if self._whole and epoch == self._epoch:
             # As they are on disk, so that a run that was stopped says the same.
-            signal, noise = np.array(self._estimates[-steps:], self._dtype).astype(np.float64).T
+            both = (np.array(one[-steps:]).astype(self._dtype) for one in (self._signals, self._noises))
+            signal, noise = (one.astype(np.float64) for one in both)
             return signal, noise
         self.flush()
         history = read_variables(self._folder, ("signal", "noise"), latest=steps)

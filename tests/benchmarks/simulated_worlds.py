@@ -1,6 +1,6 @@
 """How near the simulator comes to worlds that can be run on this machine: more workers, and hosts on slowed links.
 
-    .venv/bin/python tests/benchmarks/simulated_worlds.py [--workers 2 3 4] [--links 1000 100] [--rounds 2] [--turns 4]
+    .venv/bin/python -m tests.benchmarks.simulated_worlds [--workers 2 3 4] [--links 1000 100] [--rounds 2] [--turns 4]
 
 As root: hosts are network namespaces on a switch, each with one worker, and what leaves a host is held to so many
 Mbit/s. In each round `distrain bench --only simulation` is run, from whose figures all worlds of so many workers are

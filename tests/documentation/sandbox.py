@@ -164,6 +164,7 @@ def _fill_cache(folder: Path) -> None:
     wheel = build.cached_wheel()
     assert wheel is not None, "what set up the environment of the tests has kept it"
     (gpu / wheel.name).symlink_to(wheel)
+    (gpu.parent / wheel.parent.name).symlink_to(wheel.parent)
     (ours / "kernels").symlink_to(tools.cache_folder() / "kernels")
     for cache in tools.cache_folder().parent.iterdir():
         if cache.name != ours.name:

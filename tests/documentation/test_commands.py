@@ -10,6 +10,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,8 +22,11 @@ from distrain.errors import EXIT_STOPPED
 from tests.documentation.accounted import STAND_INS, THESE
 from tests.documentation.markdown import ROOT, bare, blocks, interrupted, pages, trains
 from tests.documentation.sandbox import Done, Sandbox
+from tests.processes.worlds import BIN
 
 pytestmark = pytest.mark.processes
+# What the commands of a page listen at, or talk to where they are not to be answered.
+PORTS = {"docs/monitoring.md": (9464, 5000)}
 
 
 def run_page(sandbox: Sandbox, page: str, done: dict[str, Done]) -> list[str]:
@@ -49,6 +54,9 @@ def run_page(sandbox: Sandbox, page: str, done: dict[str, Done]) -> list[str]:
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     # `make` brings the environment up to date first, which must have nothing to do here: tests run in it.
     assert environment._up_to_date(Path(sys.prefix).resolve(), ("dev",), extras=True), "make check"
+    # `make format` must have nothing to write in what the sandbox has links to.
+    for command in (("format", "--check"), ("check",)):
+        subprocess.run([BIN / "ruff", *command, ROOT / "docker"], check=True)
     return Sandbox(tmp_path_factory.mktemp("sandbox"))
 
 
@@ -70,8 +78,16 @@ def ready(sandbox: Sandbox, done: dict[str, Done]) -> Sandbox:
 
 @pytest.mark.parametrize("page", [page for page in pages() if any(block.commands for block in blocks(page))])
 def test_the_commands_of_a_page_work(page: str, ready: Sandbox, done: dict[str, Done]) -> None:
+    taken = [port for port in PORTS.get(page, ()) if not _free(port)]
+    if taken:
+        pytest.skip(f"port {taken[0]}, which the page's commands name, is somebody else's")
     wrong = run_page(ready, page, done)
     assert not wrong, "\n\n".join(wrong)
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_every_stand_in_was_needed(ready: Sandbox, done: dict[str, Done]) -> None:

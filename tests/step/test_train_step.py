@@ -406,12 +406,15 @@ def test_a_batch_is_taken_from_where_it_lies() -> None:
         pool.empty((60, 80, 8), np.float64),
         pool.empty((2**17,), np.uint8)[4:].view(np.float32),
         np.zeros((3, 3), np.float32),
+        pool.empty((80, 80, 8), np.float32),
     ],
-    ids=["not in a row", "another type", "not aligned", "small"],
+    ids=["not in a row", "another type", "not aligned", "small", "read only"],
 )
-def test_what_does_not_lie_as_it_should_is_copied(given: npt.NDArray[Any]) -> None:
+def test_what_does_not_lie_as_it_should_is_copied(given: npt.NDArray[Any], request: pytest.FixtureRequest) -> None:
     given[:] = 1.0
+    given.setflags(write="read only" not in request.node.name)
     tensor = as_tensor(given, tf.float32)
+    given.setflags(write=True)
     given[0] = 7.0
     assert tensor.dtype == tf.float32
     assert float(tf.reduce_max(tensor)) == 1.0
