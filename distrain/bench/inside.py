@@ -22,6 +22,7 @@ from distrain.step.train_step import FLAGS, crop_labels
 from distrain.train.opening import Request
 from distrain.train.parts import build_step
 from distrain.train.run import Kept, begin
+from distrain.train.standing import Done
 from distrain.train.stop import StopRequest
 from distrain.train.watch import Watch
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
@@ -30,6 +31,7 @@ from distrain.world.plain_mpi import sum_in_place
 from distrain.world.start import Started
 
 EXCHANGES = 8
+EPOCH = 6 * STEPS  # steps between the ends of epochs that are measured
 MEETING_SECONDS = 300.0
 
 
@@ -126,6 +128,41 @@ class Inside:
             Figure.of("service", "records, checks, saving", [1000 * value for value in recorded[STEPS:]], "ms"),
         ]
 
+    def epoch(self) -> list[Figure]:
+        """As `service`, a turn an epoch with its end and a checkpoint, against as many steps of the bare loop."""
+        trainer = self._trainer
+        made = 0
+
+        def service() -> None:
+            nonlocal made
+            if made % EPOCH == 0:
+                # That of the epoch before, so that it is written beside these steps.
+                trainer.saving.begin(trainer.progress)
+            for _ in range(STEPS):
+                done = self._one_step()
+            agreed(self._started.control, self._written)
+            made += STEPS
+            if made % EPOCH == 0:
+                trainer.end_epoch(done, over=True)
+
+        bare = self._repeating(self._bare())
+
+        def loop() -> None:
+            for _ in range(STEPS):
+                bare()
+
+        # In parts of an epoch: other load comes and goes within one.
+        parts = EPOCH // STEPS
+        seconds = self._interleaved({"service": service, "bare loop": loop}, 1, parts=parts)
+        times = {
+            name: np.reshape(values, (self._turns, parts)).sum(axis=1) / EPOCH * 1000
+            for name, values in seconds.items()
+        }
+        return [
+            *(Figure.of("epoch", f"a step of the {name}", values.tolist(), "ms") for name, values in times.items()),
+            Figure.of("epoch", "bare loop / service", (times["bare loop"] / times["service"]).tolist(), ""),
+        ]
+
     def allreduce(self) -> list[Figure]:
         """Time of an allreduce by size: by Horovod, by mpi4py where MPI is up; and of a copy in memory."""
         figures = []
@@ -208,12 +245,17 @@ class Inside:
                 raise RunFailed(f"of {count} worlds side by side not all came to be measured")
             time.sleep(0.01)
 
-    def _one_step(self) -> None:
-        trainer = self._trainer
-        trainer.after(trainer.make_step(trainer.batches.next()))
+    def _one_step(self) -> Done:
+        done = self._trainer.make_step(self._trainer.batches.next())
+        self._trainer.after(done)
+        return done
 
     def _interleaved(
-        self, variants: Mapping[str, Callable[[], object]], times: int, first: Callable[[], object] = lambda: None
+        self,
+        variants: Mapping[str, Callable[[], object]],
+        times: int,
+        first: Callable[[], object] = lambda: None,
+        parts: int = 1,
     ) -> dict[str, list[float]]:
         def measured(action: Callable[[], object]) -> Callable[[], float]:
             def measure() -> float:
@@ -229,7 +271,8 @@ class Inside:
 
         return interleaved(
             {name: measured(action) for name, action in variants.items()},
-            turns=self._turns,
+            turns=parts * self._turns,
+            before=parts,
             done=lambda: self._watch.doing("measuring"),
         )
 

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,27 @@ class Saver:
         self._pending: Future[None] | None = None
         self._snapshot: Snapshot | None = None
 
-    def begin(self, progress: Progress, *, epoch: int, notes: str | None = None) -> RunEnds | None:
+    def begin(
+        self,
+        progress: Progress,
+        *,
+        epoch: int,
+        notes: str | None = None,
+        first: Callable[[], None] = lambda: None,
+    ) -> RunEnds | None:
         """Copy the state to the host and have it written while training goes on, with `notes` in a file beside it.
 
-        Where the one before is still being written, waits for it; returns what became of that one, as `poll` does.
+        `first` is called before that, by the thread that writes, and does not raise. Where the
+        one before is still being written, waits for it; returns what became of that one, as `poll` does.
         """
         before = self.wait()
-        self._pending = self._executor.submit(self._write, self._copied(), progress, epoch, False, notes)
+        snapshot = self._copied()
+
+        def write() -> None:
+            first()
+            self._write(snapshot, progress, epoch, False, notes)
+
+        self._pending = self._executor.submit(write)
         return before
 
     def save(self, progress: Progress, *, epoch: int, finished: bool, notes: str | None = None) -> None:

@@ -34,7 +34,7 @@ from distrain.world.versions import versions
 # A world that has lost a worker has started again after so long; a checkpoint of this much is what training waits for.
 RESTART_SECONDS = 60.0
 SAVE_SECONDS = 1.0
-INSIDE = ("step", "service", "allreduce", "checkpoint")
+INSIDE = ("step", "service", "epoch", "allreduce", "checkpoint")
 OUTSIDE = ("scaling", "startup", "simulation")
 # What only worlds that are started to be measured are asked for.
 ASKED = ("throughput", "steps")

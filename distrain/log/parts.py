@@ -8,6 +8,7 @@ with a dot are passed over by what reads a whole folder, such as `pandas.read_pa
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ class PartedTable:
     """Appends to the table in `folder`, which need not be there.
 
     A part is closed once it has `rows` rows. What is appended is on disk after `seconds` at the latest, where more
-    comes, and after `flush` and `close`. All of its methods raise `OSError` where a file cannot be read or written.
+    comes, and after `flush` and `close`. `flush` may be called by another thread than the one that appends, which goes
+    on meanwhile. All methods raise `OSError` where a file cannot be read or written.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class PartedTable:
         self._rows = rows
         self._seconds = seconds
         self._clock = clock
+        # Of the file and of what is known of it; appending alone does without.
+        self._lock = threading.RLock()
         self._written: pa.Table | None = None
         self._waiting: list[Callable[[], Columns]] = []
         self._count = 0
@@ -68,25 +72,28 @@ class PartedTable:
         if full or self._clock() - self._written_at >= self._seconds:
             self.flush()
         if full:
-            self._written, self._count = None, 0
+            with self._lock:
+                self._written, self._count = None, 0
 
     def flush(self) -> None:
-        """Have all rows on disk."""
-        if self._waiting:
-            table = self._table()
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _write(self._folder / _name(table), table)
-            self._written, self._waiting = table, []
-        self._written_at = self._clock()
+        """Have all rows on disk that were appended before."""
+        with self._lock:
+            if waiting := self._waiting[:]:
+                table = self._table([columns() for columns in waiting])
+                self._folder.mkdir(parents=True, exist_ok=True)
+                _write(self._folder / _name(table), table)
+                self._written = table
+                del self._waiting[: len(waiting)]
+            self._written_at = self._clock()
 
     def close(self) -> None:
         self.flush()
 
-    def _table(self) -> pa.Table:
-        """What the newest part has to hold."""
-        columns, waiting = {}, [rows() for rows in self._waiting]
-        for name in waiting[0]:
-            column = _column(np.concatenate([one[name] for one in waiting]))
+    def _table(self, rows: Sequence[Columns]) -> pa.Table:
+        """What the newest part has to hold, with these rows."""
+        columns = {}
+        for name in rows[0]:
+            column = _column(np.concatenate([one[name] for one in rows]))
             texts = self._words.get(name)
             columns[name] = column if texts is None else pa.DictionaryArray.from_arrays(column, texts)
         new = pa.table(columns)

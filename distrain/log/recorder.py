@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -177,12 +177,20 @@ class Recorder:
 
     def flush(self) -> None:
         """Have on disk what a run that goes on from here needs to find."""
+        self.flushing()()
+
+    def flushing(self) -> Callable[[], None]:
+        """As `flush`, but what waits for the disk is left to be called, by another thread too, while steps go on."""
         if self._events is not None:
             with self.noting_failure():
                 self._events.flush()
-        if self._gradients is not None:
-            with self.noting_failure():
-                self._gradients.flush()
+
+        def rows() -> None:
+            if self._gradients is not None:
+                with self.noting_failure():
+                    self._gradients.flush()
+
+        return rows
 
     def close(self) -> None:
         """Write out what is buffered and close all files."""

@@ -49,10 +49,10 @@ class Saving:
     def begin(self, progress: Progress) -> None:
         """Have rank 0 copy the state and write a checkpoint of it while training goes on."""
         if self.rank == 0:
-            # As in `save`: a run that goes on from it must find all rows up to it.
-            self.recorder.flush()
             self.watch.doing(f"waiting for the checkpoint before ({LIMIT})", alone=True)
-            self.note(self.saver.begin(progress, epoch=self.schedule.epoch(progress)), progress)
+            # As in `save`: a run that goes on from it must find all rows up to it.
+            flush = self.recorder.flushing()
+            self.note(self.saver.begin(progress, epoch=self.schedule.epoch(progress), first=flush), progress)
 
     def poll(self, progress: Progress) -> None:
         """Take in what has become of the checkpoint that was begun last, where that is known."""

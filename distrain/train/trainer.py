@@ -96,8 +96,9 @@ class Trainer:
         self.record(done)
         bad = self.report_bad(done) if self.asked(result, BAD) else []
         finished = self.schedule.finished(self.progress)
-        if finished or self.ends_epoch(done.batch):
-            self.end_epoch(done)
+        over = self.ends_epoch(done.batch)
+        if finished or over:
+            self.end_epoch(done, over=over)
         if bad or not result.applied:
             self.refuse(done.after, bad)
         if self.progress.step // self.job.parallel.verify_every > before.step // self.job.parallel.verify_every:
@@ -205,10 +206,10 @@ class Trainer:
     def epoch_of(self, batch: Batch) -> int:
         return batch.start // self.schedule.examples
 
-    def end_epoch(self, done: Done) -> None:
-        """Record the epoch's mean loss where it is over, validate, draw."""
+    def end_epoch(self, done: Done, *, over: bool) -> None:
+        """Record the mean loss of the step's epoch where that is over, validate, draw."""
         progress, epoch = self.progress, self.epoch_of(done.batch)
-        if self.ends_epoch(done.batch):
+        if over:
             mean = progress.epoch_loss / progress.epoch_examples if progress.epoch_examples else None
             self.recorder.epoch(progress.step, epoch, progress.position, mean)
             self.recorder.advise(

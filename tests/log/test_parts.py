@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from distrain.log import parts
 from distrain.log.parts import PartedTable, cut, read
 
 KILLED_WHILE_WRITING = """
@@ -97,6 +99,44 @@ def test_what_waits_is_written_once_a_minute(tmp_path: Path) -> None:
         clock.now = now
         table.append(3, partial(_rows, step))
         assert len(_steps(tmp_path)) == {1: 0, 2: 0, 3: 3, 4: 3, 5: 5}[step]
+
+
+@pytest.mark.parametrize("rows", [12, 1000])
+def test_rows_are_added_while_another_thread_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    writing, go = threading.Event(), threading.Event()
+
+    def slowly(path: Path, table: Any) -> None:
+        writing.set()
+        assert go.wait(20)
+        write(path, table)
+
+    write = parts._write
+    monkeypatch.setattr(parts, "_write", slowly)
+    table = _table(tmp_path, rows=rows)
+    _append(table, 1, 2)
+    other = threading.Thread(target=table.flush)
+    other.start()
+    assert writing.wait(20)
+    _append(table, 3, 3)  # does not wait
+    assert _steps(tmp_path) == []
+    go.set()
+    other.join(20)
+    assert _steps(tmp_path) == [1, 2]
+    _append(table, 4, 9)
+    table.close()
+    assert _steps(tmp_path) == list(range(1, 10))
+
+
+def test_rows_that_could_not_be_written_wait_for_the_next_time(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("a file where a folder must be")
+    table = _table(tmp_path / "table")
+    _append(table, 1, 2)
+    with pytest.raises(OSError, match="table"):
+        table.flush()
+    (tmp_path / "table").unlink()
+    _append(table, 3, 3)
+    table.flush()
+    assert _steps(tmp_path / "table") == [1, 2, 3]
 
 
 @pytest.mark.parametrize("rows", [3, 12, 1000])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from distrain.bench.job import job_to_measure
+from distrain.checkpoint import saver
+from distrain.checkpoint.retention import Retention
+from distrain.checkpoint.saver import Saver
+from distrain.checkpoint.state import State
+from distrain.checkpoint.store import Progress
+from distrain.data.batches import Plan
 from distrain.data.order import Batch
 from distrain.gradients.measures import MEASURES, measures
 from distrain.job.duration import Cursor
@@ -23,6 +31,10 @@ from distrain.log.gradient_table import GradientTable
 from distrain.log.recorder import Pace, Recorder
 from distrain.log.records import IN_STEPS, read
 from distrain.step.train_step import FLAGS, StepResult
+from distrain.train.saving import Saving
+from distrain.train.schedule import Schedule
+from distrain.train.watch import Watch
+from distrain.world.control import AloneControl
 from tests.measured import NAMES, moments, ranks
 
 EPOCH = 20  # steps, of 8 examples
@@ -136,6 +148,31 @@ def test_events_are_in_their_file_at_a_checkpoint(tmp_path: Path) -> None:
     recorder.flush()
     assert _tags(tmp_path)["train/loss"] == [1, 2, 3]
     recorder.close()
+
+
+def test_a_checkpoint_beside_the_steps_finds_its_events_and_rows_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[str, list[int], list[int]]] = []
+
+    def write(arrays: object, folder: Path) -> None:
+        rows = pd.read_parquet(tmp_path / "gradients" / "variables")
+        found.append((threading.current_thread().name, _tags(tmp_path)["train/loss"], list(rows.step.unique())))
+
+    monkeypatch.setattr(saver, "write", write)
+    recorder, schedule = _recorder(tmp_path), Schedule(8 * EPOCH, Plan(0, 8, "keep"), 1, None)
+    state = Saver(tmp_path / "run", State({}), retention=Retention(1, None, 8 * EPOCH), world_size=1, versions={})
+    watch, job = Watch(600, rank=0), job_to_measure(None, [], workers=1)
+    saving = Saving(job, 0, AloneControl(), schedule, state, recorder, watch)
+    _steps(recorder, 1, 3)
+    saving.begin(Progress(3, 24))
+    assert state.wait() is None
+    watch.close()
+    recorder.close()
+    assert recorder.failure is None
+    ((thread, losses, rows),) = found
+    assert thread.startswith("checkpoint")
+    assert losses == rows == [1, 2, 3]
 
 
 def test_each_measured_step_is_in_the_table_whatever_the_log_leaves_out(tmp_path: Path) -> None:
