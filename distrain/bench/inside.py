@@ -311,6 +311,8 @@ class Inside:
             trained.optimizer.apply(gradients, variables)
             return loss
 
+        # The seed of a new model has TensorFlow compile whatever is called next once more.
+        self._trainer.verify(self._trainer.progress.step)
         compiled = tf.function(step, autograph=False)
         return lambda *batch: float(compiled(*batch))
 

@@ -97,18 +97,25 @@ class Batches:
             seed=self._plan.seed,
             order=self._source.order,
         )
-        read = self._source.read_batch(indices, batch.start // examples)
-        good = [example for example in read if not isinstance(example, BadInput)]
-        errors = [(index, item) for index, item in zip(indices, read, strict=True) if isinstance(item, BadInput)]
+        spec, count = self._source.spec, len(indices)
+        images = empty((count, *spec.image_shape), np.float32)
+        labels = empty((count, *spec.label_shape), np.int32)
+        good = 0
+        errors: list[tuple[int, BadInput]] = []
+        # Each goes to its place before the next is read: while it is still near the processor.
+        for index, example in zip(indices, self._source.read_batch(indices, batch.start // examples), strict=True):
+            if isinstance(example, BadInput):
+                errors.append((index, example))
+            else:
+                np.copyto(images[good], example.image)
+                np.copyto(labels[good, ...], example.label)
+                good += 1
         if errors and not self._source.skips:
             return self._empty(batch, indices, errors[0][1])
         bad = tuple((index, str(error)) for index, error in errors)
         if not good:
             return replace(self._empty(batch, indices, None), bad=bad)
-        spec = self._source.spec
-        images = np.stack([example.image for example in good], out=empty((len(good), *spec.image_shape), np.float32))
-        labels = np.stack([example.label for example in good], out=empty((len(good), *spec.label_shape), np.int32))
-        return LocalBatch(batch, indices, images, labels, np.ones(len(good), np.float32), bad=bad)
+        return LocalBatch(batch, indices, images[:good], labels[:good], np.ones(good, np.float32), bad=bad)
 
     def _empty(self, batch: Batch, indices: list[int], error: BadInput | None) -> LocalBatch:
         spec = self._source.spec

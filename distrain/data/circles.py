@@ -75,7 +75,8 @@ class Circles:
             self._paint(image, disc_words[start : start + _WORDS_PER_DISC])
         # No disc is as dark as the ground.
         label = (image > 0).astype(np.int32)
-        image += self._noise.take(pixel_words).reshape(image.shape)
+        # No word is beyond the table: "clip" spares the look for one that is.
+        image += self._noise.take(pixel_words, mode="clip").reshape(image.shape)
         _stretch(image)
         return Example(image[:, :, np.newaxis], label)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,16 +42,17 @@ class Source:
         """The example at `index` as epoch `epoch` sees it. Raises `BadInput` where it is not what `spec` says."""
         return self._prepared(self.provider.read(index), index, epoch)
 
-    def read_batch(self, indices: Sequence[int], epoch: int) -> list[Example | BadInput]:
-        """For each index the example, or why it cannot be had."""
+    def read_batch(self, indices: Sequence[int], epoch: int) -> Iterator[Example | BadInput]:
+        """For each index the example, or why it cannot be had; one at a time, where the provider reads them so."""
         if isinstance(self.provider, BatchReader):
             try:
                 read = self.provider.read_batch(indices)
             except BadInput:
                 pass  # which of them it is shows when they are read one by one
             else:
-                return [self._tried(index, epoch, example) for index, example in zip(indices, read, strict=True)]
-        return [self._tried(index, epoch, None) for index in indices]
+                yield from (self._tried(index, epoch, example) for index, example in zip(indices, read, strict=True))
+                return
+        yield from (self._tried(index, epoch, None) for index in indices)
 
     def _tried(self, index: int, epoch: int, read: Example | None) -> Example | BadInput:
         try:

@@ -79,10 +79,10 @@ def test_a_share_without_a_good_example_takes_part_with_weight_0() -> None:
 
 def test_where_batches_are_read_together_the_bad_one_is_still_found() -> None:
     provider = Together(10, (3,))
-    read = _source(provider).read_batch([1, 3, 5], 0)
+    read = list(_source(provider).read_batch([1, 3, 5], 0))
     assert [isinstance(item, BadInput) for item in read] == [False, True, False]
     provider.read_indices.clear()
-    _source(provider).read_batch([1, 5], 0)
+    list(_source(provider).read_batch([1, 5], 0))
     assert provider.read_indices == []
 
 
