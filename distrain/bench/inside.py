@@ -18,6 +18,7 @@ from distrain.bench.outside import SIZES, STEPS
 from distrain.errors import RunFailed
 from distrain.job.schema import Job
 from distrain.model.build import Trained, build
+from distrain.model.portable import has_own_layers, portable
 from distrain.step.train_step import FLAGS, crop_labels
 from distrain.train.opening import Request
 from distrain.train.parts import build_step
@@ -129,7 +130,10 @@ class Inside:
         ]
 
     def epoch(self) -> list[Figure]:
-        """As `service`, a turn an epoch with its end and a checkpoint, against as many steps of the bare loop."""
+        """As `service`, a turn an epoch with its end and a checkpoint, against as many steps of the bare loop.
+
+        And of one with Keras's layers in place of ours, where the model has any of ours: what a user would have.
+        """
         trainer = self._trainer
         made = 0
 
@@ -145,22 +149,27 @@ class Inside:
             if made % EPOCH == 0:
                 trainer.end_epoch(done, over=True)
 
-        bare = self._repeating(self._bare())
+        def repeated(step: Callable[[], None]) -> Callable[[], None]:
+            def steps() -> None:
+                for _ in range(STEPS):
+                    step()
 
-        def loop() -> None:
-            for _ in range(STEPS):
-                bare()
+            return steps
 
+        variants = {"service": service, "bare loop": repeated(self._repeating(self._bare()))}
+        if has_own_layers(self._parts.trained.model):
+            variants["bare loop of Keras's layers"] = repeated(self._repeating(self._bare(stock=True)))
         # In parts of an epoch: other load comes and goes within one.
         parts = EPOCH // STEPS
-        seconds = self._interleaved({"service": service, "bare loop": loop}, 1, parts=parts)
+        seconds = self._interleaved(variants, 1, parts=parts)
         times = {
             name: np.reshape(values, (self._turns, parts)).sum(axis=1) / EPOCH * 1000
             for name, values in seconds.items()
         }
+        ratios = {f"{name} / service": times[name] / times["service"] for name in times if name != "service"}
         return [
             *(Figure.of("epoch", f"a step of the {name}", values.tolist(), "ms") for name, values in times.items()),
-            Figure.of("epoch", "bare loop / service", (times["bare loop"] / times["service"]).tolist(), ""),
+            *(Figure.of("epoch", name, values.tolist(), "") for name, values in ratios.items()),
         ]
 
     def allreduce(self) -> list[Figure]:
@@ -293,11 +302,17 @@ class Inside:
 
         return one
 
-    def _bare(self) -> Callable[..., object]:
-        """A step as one would write it: the same model, the mean gradient by one grouped allreduce, the optimizer."""
+    def _bare(self, *, stock: bool = False) -> Callable[..., object]:
+        """A step as one would write it: the same model, the mean gradient by one grouped allreduce, the optimizer.
+
+        `stock`: with Keras's layers in place of ours.
+        """
         job, parts = self._job, self._parts
-        plan = parts.schedule.plan
-        trained = build(job, parts.training.spec, batch_size=plan.batch_size, epoch_steps=parts.schedule.epoch_steps)
+        plan, spec = parts.schedule.plan, parts.training.spec
+        trained = build(job, spec, batch_size=plan.batch_size, epoch_steps=parts.schedule.epoch_steps)
+        if stock:
+            optimizer = type(trained.optimizer).from_config(trained.optimizer.get_config())
+            trained = replace(trained, model=portable(trained.model, spec.image_shape), optimizer=optimizer)
         variables, horovod = trained.model.trainable_variables, self._started.horovod
         trained.optimizer.build(variables)
         gradients_of = _gradients(trained)
@@ -307,7 +322,7 @@ class Inside:
         ) -> tf.Tensor:
             loss, gradients = gradients_of(images, labels, weights, key, flags)
             if self._started.world.size > 1:
-                gradients = horovod.grouped_allreduce(gradients, op=horovod.Average, name="bench.bare")
+                gradients = horovod.grouped_allreduce(gradients, op=horovod.Average, name=f"bench.bare.{stock}")
             trained.optimizer.apply(gradients, variables)
             return loss
 

@@ -53,6 +53,11 @@ def portable(model: keras.Model, image_shape: tuple[int, int, int]) -> keras.Mod
     return copy
 
 
+def has_own_layers(model: keras.Model) -> bool:
+    """Whether `portable` puts others in the place of any of its layers."""
+    return any(isinstance(layer, ReLUDropout | CropAndConcatenate | StepBatchNormalization) for layer in model.layers)
+
+
 def needed_code(config: Any) -> Iterator[str]:
     """What in a model's serialised configuration is not Keras's own, and so needs its code where it is loaded."""
     if isinstance(config, dict):
