@@ -9,7 +9,7 @@ import pytest
 from distrain.data.provider import ExampleSpec
 from distrain.model.build import build_model
 from distrain.model.dropout import ReLUDropout
-from distrain.model.portable import needed_code, portable
+from distrain.model.portable import has_own_layers, needed_code, portable
 from tests.support import make_job
 
 
@@ -30,6 +30,8 @@ def test_a_unet_of_kerass_layers_gives_the_same_bits(size: int, padding: str) ->
     assert "distrain" in _layers(model)
     copy = portable(model, (size, size, 1))
     assert _layers(copy) == {"keras"}
+    assert has_own_layers(model)
+    assert not has_own_layers(copy)
     assert list(needed_code(keras.saving.serialize_keras_object(copy))) == []
     for larger in (0, 8):
         image = np.random.default_rng(1).random((2, size + larger, size + larger, 1), np.float32)

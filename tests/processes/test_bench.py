@@ -34,14 +34,16 @@ def _bench(folder: Path, *arguments: str) -> dict[str, dict[str, dict[str, Any]]
 
 
 def test_what_is_measured_inside_a_world(tmp_path: Path) -> None:
-    parts = [word for part in ("step", "service", "allreduce", "checkpoint") for word in ("--only", part)]
+    parts = [word for part in ("step", "service", "epoch", "allreduce", "checkpoint") for word in ("--only", part)]
     found = _bench(tmp_path, *parts, "--controller", "mpi", "--plot", str(tmp_path / "figures.png"))
-    assert list(found) == ["step", "service", "allreduce", "checkpoint"]
+    assert list(found) == ["step", "service", "epoch", "allreduce", "checkpoint"]
     step = {name: figure["median"] for name, figure in found["step"].items()}
     assert set(step) == {"whole", "forward and backward", "allreduce", "statistics", "optimizer, norms, the rest"}
     assert step["whole"] > 0
     assert step["forward and backward"] > 0
     assert found["service"]["examples of all workers"]["median"] > 0
+    assert found["epoch"]["bare loop / service"]["median"] > 0
+    assert found["epoch"]["bare loop of Keras's layers / service"]["median"] > 0
     assert {"copy 4 KiB", "Horovod 4 KiB", "mpi4py 4 KiB", "mpi4py 100 MB"} <= set(found["allreduce"])
     assert found["checkpoint"]["copy of the state"]["median"] > 0
     assert (tmp_path / "figures.png").exists()
