@@ -17,7 +17,7 @@ from distrain.bench.figures import Figure, interleaved
 from distrain.bench.outside import SIZES, STEPS
 from distrain.errors import RunFailed
 from distrain.job.schema import Job
-from distrain.model.build import Trained, build
+from distrain.model.build import Trained, build, build_optimizer
 from distrain.model.portable import has_own_layers, portable
 from distrain.step.train_step import FLAGS, crop_labels
 from distrain.train.opening import Request
@@ -309,9 +309,10 @@ class Inside:
         """
         job, parts = self._job, self._parts
         plan, spec = parts.schedule.plan, parts.training.spec
-        trained = build(job, spec, batch_size=plan.batch_size, epoch_steps=parts.schedule.epoch_steps)
+        course = {"batch_size": plan.batch_size, "epoch_steps": parts.schedule.epoch_steps}
+        trained = build(job, spec, **course)
         if stock:
-            optimizer = type(trained.optimizer).from_config(trained.optimizer.get_config())
+            optimizer = build_optimizer(job.optimizer, **course)
             trained = replace(trained, model=portable(trained.model, spec.image_shape), optimizer=optimizer)
         variables, horovod = trained.model.trainable_variables, self._started.horovod
         trained.optimizer.build(variables)

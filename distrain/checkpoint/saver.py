@@ -63,8 +63,8 @@ class Saver:
     ) -> RunEnds | None:
         """Copy the state to the host and have it written while training goes on, with `notes` in a file beside it.
 
-        `first` is called before that, by the thread that writes, and does not raise. Where the
-        one before is still being written, waits for it; returns what became of that one, as `poll` does.
+        `first` is called before that, by the thread that writes; no checkpoint is made where it raises `RunEnds`. Where
+        the one before is still being written, waits for it; returns what became of that one, as `poll` does.
         """
         before = self.wait()
         snapshot = self._copied()

@@ -77,6 +77,8 @@ class PartedTable:
 
     def flush(self) -> None:
         """Have all rows on disk that were appended before."""
+        # At its start: what is appended while another thread writes need not wait for it.
+        self._written_at = self._clock()
         with self._lock:
             if waiting := self._waiting[:]:
                 table = self._table([columns() for columns in waiting])
@@ -84,7 +86,6 @@ class PartedTable:
                 _write(self._folder / _name(table), table)
                 self._written = table
                 del self._waiting[: len(waiting)]
-            self._written_at = self._clock()
 
     def close(self) -> None:
         self.flush()

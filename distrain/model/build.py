@@ -80,7 +80,7 @@ def build(job: Job, spec: ExampleSpec, *, batch_size: int, epoch_steps: int) -> 
     """Build what the job names for examples of `spec`. Raises `BadInput` naming the key that does not fit."""
     model = build_model(job, spec)
     loss, l2 = _loss(job.loss, spec)
-    optimizer = _optimizer(job.optimizer, batch_size=batch_size, epoch_steps=epoch_steps)
+    optimizer = build_optimizer(job.optimizer, batch_size=batch_size, epoch_steps=epoch_steps)
     optimizer.build(model.trainable_variables)
     fixed = isinstance(job.optimizer, Decaying) and not callable(getattr(optimizer, "_learning_rate", None))
     rate = float(optimizer.learning_rate) if fixed else None
@@ -167,7 +167,8 @@ def _loss(options: LossChoice, spec: ExampleSpec) -> tuple[Loss, float]:
     return cross_entropy(weights), options.l2
 
 
-def _optimizer(options: OptimizerChoice, *, batch_size: int, epoch_steps: int) -> keras.optimizers.Optimizer:
+def build_optimizer(options: OptimizerChoice, *, batch_size: int, epoch_steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer alone, not yet built for any variables. Raises as `build`."""
     if isinstance(options, CustomOptimizer):
         optimizer = call_factory(options.name, options.options, key="optimizer")
         if not isinstance(optimizer, keras.optimizers.Optimizer):

@@ -50,9 +50,15 @@ class Saving:
         """Have rank 0 copy the state and write a checkpoint of it while training goes on."""
         if self.rank == 0:
             self.watch.doing(f"waiting for the checkpoint before ({LIMIT})", alone=True)
-            # As in `save`: a run that goes on from it must find all rows up to it.
             flush = self.recorder.flushing()
-            self.note(self.saver.begin(progress, epoch=self.schedule.epoch(progress), first=flush), progress)
+
+            def first() -> None:
+                # As in `save`: a run that goes on from it must find all rows up to it.
+                flush()
+                if self.recorder.failure is not None:
+                    raise self.recorder.failure
+
+            self.note(self.saver.begin(progress, epoch=self.schedule.epoch(progress), first=first), progress)
 
     def poll(self, progress: Progress) -> None:
         """Take in what has become of the checkpoint that was begun last, where that is known."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distrain.checkpoint.state import ReplicaState, sha256, write
+from distrain.checkpoint import state as state_module
+from distrain.checkpoint.state import ReplicaState, Snapshot, sha256, write
 from distrain.errors import BadInput
 from distrain.gradients.statistics import GradientStatistics
 from tests.small_models import make_trained
@@ -44,6 +45,23 @@ def test_what_was_written_is_restored_bit_for_bit(tmp_path: Path, precision: str
     assert _bits(other) != _bits(state)
     other.restore(tmp_path)
     assert _bits(other) == _bits(state)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 26])
+def test_a_snapshot_is_the_state_as_it_was(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(state_module, "READ_AT_ONCE", at_once)
+    state = _state()
+    snapshot = Snapshot(state)
+    for value in (3, 4):
+        for variable in state.variables.values():
+            variable.assign(np.full(variable.shape, value, variable.dtype.as_numpy_dtype))
+        expected = state.arrays()
+        snapshot.take()
+        _disturb(state)
+        assert list(snapshot.arrays) == list(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(snapshot.arrays[name], array)
+            np.testing.assert_array_equal(snapshot.tensors[name].numpy(), array)
 
 
 def test_it_holds_all_that_a_step_changes() -> None:

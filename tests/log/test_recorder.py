@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,22 @@ def test_events_are_in_their_file_at_a_checkpoint(tmp_path: Path) -> None:
     recorder.close()
 
 
+def _saving(folder: Path, recorder: Recorder, watch: Watch) -> Saving:
+    schedule = Schedule(8 * EPOCH, Plan(0, 8, "keep"), 1, None)
+    retention = Retention(1, None, schedule.examples)
+    state = Saver(folder / "checkpoints", State({}), retention=retention, world_size=1, versions={})
+    return Saving(job_to_measure(None, [], workers=1), 0, AloneControl(), schedule, state, recorder, watch)
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    watch = Watch(600, rank=0)
+    yield watch
+    watch.close()
+
+
 def test_a_checkpoint_beside_the_steps_finds_its_events_and_rows_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch
 ) -> None:
     found: list[tuple[str, list[int], list[int]]] = []
 
@@ -160,19 +175,29 @@ def test_a_checkpoint_beside_the_steps_finds_its_events_and_rows_whole(
         found.append((threading.current_thread().name, _tags(tmp_path)["train/loss"], list(rows.step.unique())))
 
     monkeypatch.setattr(saver, "write", write)
-    recorder, schedule = _recorder(tmp_path), Schedule(8 * EPOCH, Plan(0, 8, "keep"), 1, None)
-    state = Saver(tmp_path / "run", State({}), retention=Retention(1, None, 8 * EPOCH), world_size=1, versions={})
-    watch, job = Watch(600, rank=0), job_to_measure(None, [], workers=1)
-    saving = Saving(job, 0, AloneControl(), schedule, state, recorder, watch)
+    recorder = _recorder(tmp_path)
+    saving = _saving(tmp_path, recorder, watch)
     _steps(recorder, 1, 3)
     saving.begin(Progress(3, 24))
-    assert state.wait() is None
-    watch.close()
+    assert saving.saver.wait() is None
     recorder.close()
     assert recorder.failure is None
     ((thread, losses, rows),) = found
     assert thread.startswith("checkpoint")
     assert losses == rows == [1, 2, 3]
+
+
+def test_there_is_no_checkpoint_whose_rows_could_not_be_written(tmp_path: Path, watch: Watch) -> None:
+    (tmp_path / "gradients").write_text("a file where a folder must be")
+    recorder = _recorder(tmp_path)
+    saving = _saving(tmp_path, recorder, watch)
+    _steps(recorder, 1, 3)
+    saving.begin(Progress(3, 24))
+    error = saving.saver.wait()
+    recorder.close()
+    assert error is recorder.failure
+    assert "gradients" in str(error)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_each_measured_step_is_in_the_table_whatever_the_log_leaves_out(tmp_path: Path) -> None:
