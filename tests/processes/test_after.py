@@ -95,6 +95,7 @@ def test_two_workers_in_windows_predict_what_one_does_at_once(run: Path, tmp_pat
     assert set(np.unique(classes)) == {0, 1}
 
 
+@pytest.mark.soak
 def test_a_large_image_in_windows_is_the_same_as_in_one_piece(run: Path, tmp_path: Path) -> None:
     images = pictures(tmp_path / "in", (4096, 4096))
     well("alone", "predict", run, images, tmp_path / "windows", "--probabilities")

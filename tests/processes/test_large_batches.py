@@ -31,6 +31,7 @@ def _losses(folder: Path, way: str, train: dict[str, Any], optimizer: dict[str, 
     return [record["loss"] for record in records(folder / way, "step")]
 
 
+@pytest.mark.soak
 def test_half_the_bits_train_as_all_of_them_do(tmp_path: Path) -> None:
     whole = _losses(tmp_path, "alone", {}, {})
     for name, train, tolerance in (

@@ -56,6 +56,7 @@ def same(run: Path, other: Path) -> None:
         pd.testing.assert_frame_equal(*rows)
 
 
+@pytest.mark.soak
 def test_more_epochs_go_on_from_the_end_of_fewer(uninterrupted: tuple[str, Path], tmp_path: Path) -> None:
     way, whole = uninterrupted
     job = write_job(tmp_path, **WITH_DROPOUT)
