@@ -96,15 +96,22 @@ class Snapshot:
 
     def take(self) -> None:
         """Copy the state as it is now."""
-        for name, array in self.arrays.items():
-            if array.nbytes:
-                # TensorFlow's tensors are read-only to all others, but these are nobody else's.
-                memory = memoryview((ctypes.c_char * array.nbytes).from_address(array.ctypes.data))
-                variable = self._variables[name]
-                # The bare operation, without a copy where the value is on the host: `read_value` takes five times as
-                # long as the copy of a small variable. A compiled function of all would be quicker still, once built.
-                value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype).cpu()
-                np.copyto(np.frombuffer(memory, array.dtype).reshape(array.shape), memoryview(value))
+        with tf.device("CPU:0"):
+            for name, array in self.arrays.items():
+                if array.nbytes:
+                    # TensorFlow's tensors are read-only to all others, but these are nobody else's.
+                    memory = memoryview((ctypes.c_char * array.nbytes).from_address(array.ctypes.data))
+                    np.copyto(np.frombuffer(memory, array.dtype).reshape(array.shape), _on_host(self._variables[name]))
+
+
+def _on_host(variable: tf.Variable) -> memoryview:
+    """A variable's value, without a copy where it is on the host. Within the host's device.
+
+    By bare operations: `read_value` takes five times as long as the copy of a small variable. A compiled function that
+    reads all of them would be quicker still, once built.
+    """
+    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    return memoryview(tf.raw_ops.Identity(input=value))
 
 
 def write(values: Mapping[str, tf.Tensor | npt.NDArray[np.generic]], folder: Path) -> None:
