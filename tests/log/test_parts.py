@@ -112,12 +112,15 @@ def test_rows_are_added_while_another_thread_writes(tmp_path: Path, monkeypatch:
 
     write = parts._write
     monkeypatch.setattr(parts, "_write", slowly)
-    table = _table(tmp_path, rows=rows)
+    clock = Clock()
+    table = _table(tmp_path, rows=rows, seconds=60, clock=clock)
     _append(table, 1, 2)
+    clock.now = 59
     other = threading.Thread(target=table.flush)
     other.start()
     assert writing.wait(20)
-    _append(table, 3, 3)  # does not wait
+    clock.now = 61
+    _append(table, 3, 3)  # does not wait: what was due is being written
     assert _steps(tmp_path) == []
     go.set()
     other.join(20)
