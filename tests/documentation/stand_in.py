@@ -8,11 +8,14 @@ Writes down the call; ends with 0 where every option is one of the program's, an
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,7 +117,29 @@ def uv(words: Sequence[str]) -> int:
     if words[:2] == ["pip", "sync"] and Path(words[-1]).name == "gpu.txt":
         subprocess.run([real, *words, "--dry-run"], check=True)
         words[-1] = str(Path(words[-1]).with_name("cpu.txt"))
+        code = subprocess.run([real, *words], check=False).returncode
+        _copy_bytecode(Path(words[words.index("--python") + 1]).parents[1])
+        return code
     return subprocess.run([real, *words], check=False).returncode
+
+
+def _copy_bytecode(environment: Path) -> None:
+    """Put there what this environment has compiled of the same files: TensorFlow's take most of a minute."""
+    packages = Path(sysconfig.get_path("purelib"))
+    there = environment / packages.relative_to(sys.prefix)
+    for compiled in packages.rglob(f"*.{sys.implementation.cache_tag}.pyc"):
+        name = compiled.parent.parent.relative_to(packages) / compiled.name.replace(
+            f".{sys.implementation.cache_tag}.pyc", ".py"
+        )
+        if _same(packages / name, there / name):
+            target = there / compiled.relative_to(packages)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(compiled, target)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether what was compiled of one serves for the other: it holds the time and the size of its source."""
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other)
 
 
 def _train(words: Sequence[str], workers: int = 1) -> None:
