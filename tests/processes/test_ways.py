@@ -13,7 +13,8 @@ from tests.processes.worlds import inspect, trained, write_job
 # On one worker, which starts the runs that all are compared with once.
 pytestmark = pytest.mark.processes
 
-TWO_WORKERS = ("launch", "launch-mpi", "horovodrun-mpi", "mpirun")
+# Each is compared with a run that `distrain launch` has started over the same controller.
+TWO_WORKERS = {"launch": "launch", "horovodrun-mpi": "launch-mpi", "mpirun": "launch-mpi"}
 
 
 def run_way(folder: Path, way: str, precision: str) -> Path:
@@ -28,6 +29,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         precision: run_way(tmp_path_factory.mktemp(precision), "alone", precision)
         for precision in ("float64", "float32")
     }
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {way: run_way(tmp_path_factory.mktemp(way), way, "float64") for way in set(TWO_WORKERS.values())}
 
 
 def weights(run: Path) -> np.ndarray:
@@ -46,18 +52,15 @@ def test_alone_twice_is_bitwise_equal(alone: dict[str, Path], tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("way", TWO_WORKERS)
-def test_two_workers_are_as_one(way: str, alone: dict[str, Path], tmp_path: Path) -> None:
-    runs = []
-    for number in range(2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        runs.append(run_way(folder, way, "float64"))
-    first, second = map(inspect, runs)
-    assert first["world_size"] == 2
+def test_two_workers_are_as_one(way: str, alone: dict[str, Path], launched: dict[str, Path], tmp_path: Path) -> None:
+    run, other = run_way(tmp_path, way, "float64"), launched[TWO_WORKERS[way]]
+    first, second = inspect(run), inspect(other)
+    assert first["world_size"] == second["world_size"] == 2
     assert first["step"] == 30
     for name in ("weights_sha256", "optimizer_sha256", "gradient_mean_sha256"):
         assert first[name] == second[name]
-    assert difference(runs[0], alone["float64"]) < 1e-10
+    for each in (run, other):
+        assert difference(each, alone["float64"]) < 1e-10
 
 
 @pytest.mark.parametrize("way", ["launch", pytest.param("launch-mpi", marks=pytest.mark.soak)])
