@@ -8,7 +8,7 @@ Writes down the call; ends with 0 where every option is one of the program's, an
 from __future__ import annotations
 
 import argparse
-import filecmp
+import importlib.util
 import json
 import os
 import re
@@ -114,13 +114,14 @@ def uv(words: Sequence[str]) -> int:
     """The real one; of the packages for GPUs it sees whether all could be had, and puts those for CPUs there."""
     # Compiling what is there to be looked at once would take most of the time.
     real, words = os.environ["STAND_IN_UV"], [word for word in words if word != "--compile-bytecode"]
-    if words[:2] == ["pip", "sync"] and Path(words[-1]).name == "gpu.txt":
+    instead = words[:2] == ["pip", "sync"] and Path(words[-1]).name == "gpu.txt"
+    if instead:
         subprocess.run([real, *words, "--dry-run"], check=True)
         words[-1] = str(Path(words[-1]).with_name("cpu.txt"))
-        code = subprocess.run([real, *words], check=False).returncode
+    code = subprocess.run([real, *words], check=False).returncode
+    if instead:
         _copy_bytecode(Path(words[words.index("--python") + 1]).parents[1])
-        return code
-    return subprocess.run([real, *words], check=False).returncode
+    return code
 
 
 def _copy_bytecode(environment: Path) -> None:
@@ -128,18 +129,18 @@ def _copy_bytecode(environment: Path) -> None:
     packages = Path(sysconfig.get_path("purelib"))
     there = environment / packages.relative_to(sys.prefix)
     for compiled in packages.rglob(f"*.{sys.implementation.cache_tag}.pyc"):
-        name = compiled.parent.parent.relative_to(packages) / compiled.name.replace(
-            f".{sys.implementation.cache_tag}.pyc", ".py"
-        )
-        if _same(packages / name, there / name):
+        source = Path(importlib.util.source_from_cache(str(compiled)))
+        same = there / source.relative_to(packages)
+        if source.is_file() and same.is_file() and _written(source) == _written(same):
             target = there / compiled.relative_to(packages)
             target.parent.mkdir(exist_ok=True)
             shutil.copy(compiled, target)
 
 
-def _same(one: Path, other: Path) -> bool:
-    """Whether what was compiled of one serves for the other: it holds the time and the size of its source."""
-    return one.is_file() and other.is_file() and filecmp.cmp(one, other)
+def _written(source: Path) -> tuple[int, int]:
+    """What Python sees by whether bytecode is of this source: the second it was written, and its size."""
+    found = source.stat()
+    return int(found.st_mtime), found.st_size
 
 
 def _train(words: Sequence[str], workers: int = 1) -> None:
