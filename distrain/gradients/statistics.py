@@ -91,7 +91,8 @@ class GradientStatistics:
         one = tf.ones([], gradients[0].dtype)
         squares = sums_of_squares(gradients)
         pairs = [Gradient(gradient, one) for gradient in gradients]
-        return self.advance(pairs, squares, contribution, examples, optimize=optimize or (lambda: None))
+        due = self.due()
+        return told(self.advance(pairs, squares, contribution, examples, optimize=optimize or (lambda: None)), due)
 
     def advance(
         self,
@@ -105,7 +106,8 @@ class GradientStatistics:
     ) -> tf.Tensor:
         """`update` for gradients that are not divided yet, with their squares [variables] at hand.
 
-        Weights are updated in the same pass where `momenta` are given, else by `optimize`.
+        Weights are updated in the same pass where `momenta` are given, else by `optimize`. Returns the moments, zeros
+        where they were not due; `told` leaves those out.
         """
         mean, due = self.running_mean, self.due()
         plan = mean.plan()
@@ -134,7 +136,7 @@ class GradientStatistics:
             products = tf.math.divide_no_nan(sums[PRODUCT], plan.before)
             return tf.stack([squares, means, previous, products, typical, local, updates[1], updates[0], signal, noise])
 
-        return tf.cond(due, moments, lambda: tf.zeros([0, len(self.variables)], tf.float64))
+        return tf.cond(due, moments, lambda: tf.zeros([len(ROWS), len(self.variables)], tf.float64))
 
     def _optimized(self, optimize: Callable[[], object], due: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Apply the optimizer, and measure the squared norms of updates and weights where they are due."""
@@ -184,6 +186,11 @@ def group_contribution(sums: Sequence[tf.Tensor], examples: tf.Tensor, due: tf.T
         tf.cond(due, squares, lambda: tf.zeros(len(sums), dtype)),
         tf.cast(examples > 0, dtype),
     )
+
+
+def told(moments: tf.Tensor, measured: tf.Tensor) -> tf.Tensor:
+    """The moments of a step that was measured, [0, variables] of one that was not."""
+    return moments[: tf.where(measured, len(ROWS), 0)]
 
 
 def as_moments(rows: tf.Tensor, groups: tf.Tensor, examples: tf.Tensor) -> Moments | None:

@@ -446,6 +446,9 @@ class Train(Section):
     )
     accumulate: int = Field(1, ge=1, description="Micro-batches that a worker's share of a step is split into.")
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient to this global norm.")
+    jit_compile: bool = Field(
+        False, description="Forward and backward pass as one program of XLA's; each size of a share is compiled anew."
+    )
     sync_batch_norm: bool = Field(False, description="Batch normalisation over the examples of all workers.")
     max_bad_steps: int = Field(3, ge=1, description="Non-finite steps in a row that end the run.")
 
@@ -458,6 +461,10 @@ class Train(Section):
         if self.sync_batch_norm and self.accumulate > 1:
             raise ValueError(
                 "expected sync_batch_norm or accumulate, got both: micro-batches are normalised one by one"
+            )
+        if self.sync_batch_norm and self.jit_compile:
+            raise ValueError(
+                "expected sync_batch_norm or jit_compile, got both: XLA's programs do not exchange with other workers"
             )
         if self.sync_batch_norm and self.reduction == "adasum":
             raise ValueError(

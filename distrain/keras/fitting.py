@@ -19,6 +19,7 @@ from distrain.keras.optimizer import distribute_outer, exchange_of
 from distrain.keras.place import place, warn_on_rank_0
 from distrain.keras.reducer import counting
 from distrain.keras.sync_batch_norm import SyncBatchNormalization
+from distrain.kernels import compiled as kernels
 from distrain.step.fingerprint import Fingerprint, build_fingerprint, verify
 
 Step = Callable[[Any], Any]
@@ -137,7 +138,7 @@ def _separate(model: keras.Model, exchange: Exchange) -> Step:
     variables: list[Any] = []
 
     def forward_and_backward(data: Any) -> tuple[Any, list[Any]]:
-        with exchange.taking() as taken:
+        with exchange.taking() as taken, kernels.left_out():
             outputs = model.train_step(data)
         variables[:] = [variable for applied in taken for variable in applied.variables]
         return outputs, [gradient for applied in taken for gradient in applied.gradients]

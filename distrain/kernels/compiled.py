@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 PACKAGE = "distrain_kernels"
+
+_LEFT_OUT = ContextVar("left_out", default=False)
 
 
 @functools.cache
@@ -21,7 +26,19 @@ def operations() -> Any | None:
     return tf.load_op_library(str(Path(spec.submodule_search_locations[0]) / "kernels.so"))
 
 
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Whatever is traced within has none of them, as XLA needs it, which does not know them."""
+    token = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
+
+
 def serve(value: tf.Variable | tf.Tensor) -> bool:
     """True where the operations are there, for the device and dtype of what they are to work on."""
+    if _LEFT_OUT.get():
+        return False
     on_cpu = not tf.config.list_physical_devices("GPU") or "CPU" in value.device
     return on_cpu and value.dtype in (tf.float32, tf.float64) and operations() is not None

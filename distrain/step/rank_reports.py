@@ -22,12 +22,17 @@ def turn_of(steps: tf.Tensor, size: int) -> tf.Tensor:
     return steps % -(-size // PLACES)
 
 
+def shape(world: World, *, kept: bool) -> tuple[int, int]:
+    """Of the reports in the vector; none where none are `kept`, or alone."""
+    return (min(world.size, PLACES) if kept and world.size > 1 else 0), REPORT
+
+
 def told(
     loss_sum: tf.Tensor, examples: tf.Tensor, own: Contribution, steps: tf.Tensor | None, world: World
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Whose turn it is after `steps`, and this rank's part of the vector, empty where none are kept, or alone."""
     if steps is None or world.size == 1:
-        return tf.zeros([], tf.int64), tf.zeros([0, REPORT], examples.dtype)
+        return tf.zeros([], tf.int64), tf.zeros(shape(world, kept=False), examples.dtype)
     turn = turn_of(steps, world.size)
     return turn, report(loss_sum, examples, own, turn, world)
 
@@ -37,7 +42,7 @@ def report(loss_sum: tf.Tensor, examples: tf.Tensor, own: Contribution, turn: tf
     mine = tf.cast(turn == world.rank // PLACES, examples.dtype)
     # Out of turn even a loss that is not finite is zero: the place is another rank's.
     values = tf.math.multiply_no_nan(tf.stack([loss_sum, examples, tf.reduce_sum(own.squares)]), mine)
-    return tf.scatter_nd([[world.rank % PLACES]], values[None], [min(world.size, PLACES), REPORT])
+    return tf.scatter_nd([[world.rank % PLACES]], values[None], shape(world, kept=True))
 
 
 def read(reports: tf.Tensor, turn: tf.Tensor) -> RankMoments:

@@ -17,15 +17,16 @@ import tensorflow as tf
 from distrain.data.pool import ALIGNMENT, SMALLEST
 from distrain.data.provider import ExampleSpec
 from distrain.gradients.advance import Gradient
-from distrain.gradients.measures import Moments, RankMoments
+from distrain.gradients.measures import ROWS, Moments, RankMoments
 from distrain.gradients.running_mean import sums_of_squares
-from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution
+from distrain.gradients.statistics import Contribution, GradientStatistics, as_moments, group_contribution, told
 from distrain.model.build import Trained
 from distrain.model.loss_scale import LossScale
 from distrain.model.sync_batch_norm import Exchange, exchanging
 from distrain.model.unet import centre
 from distrain.step import rank_reports
 from distrain.step.adasum import adapted
+from distrain.step.program import as_program, plain
 from distrain.step.reduction import Reduction, Slices, added
 from distrain.step.update import Update
 from distrain.world.collectives import Collectives
@@ -34,6 +35,8 @@ from distrain.world.topology import World
 # Places in the vector of flags, with which a rank tells all others something in the same step.
 STOP, SAVE, FAILED, RESIZE, BAD = range(5)
 FLAGS = 5
+# Of the losses, of the examples, and of the groups whose gradients are measured.
+SUMS = 3
 
 
 class StepResult(NamedTuple):
@@ -79,94 +82,83 @@ def build_train_step(
     part: float = 1.0,
     wire: tf.DType | None = None,
     adaptive: bool = False,
+    jit_compile: bool = False,
+    programs: bool = False,
 ) -> TrainStep:
     """The compiled step for examples of `spec`; it is traced once, whatever the sizes of the shares.
 
     From the backward pass to the reduction gradients are those of the loss times `part`, a power of two: with `part_of`
     the batch they are parts of the mean, and remain within the range of 16 bits. They are sent as `wire`, as they are
     where it is None, and added up, or combined by Adasum where `adaptive`.
+    With `jit_compile` forward and backward pass are a program of XLA's, compiled for each size of a share; with
+    `programs` all else but the exchange is: some thousand operations, each of which a GPU has to be told to start.
     """
     variables = trained.trainable()
-    buffers = trained.buffers()
-    averaged = [number for number, buffer in enumerate(buffers) if buffer.dtype.is_floating]
-    dtype = variables[0].dtype
-    update = Update(trained, statistics)
+    averaged = [buffer for buffer in trained.buffers() if buffer.dtype.is_floating]
+    kept = [buffer for buffer in trained.buffers() if not buffer.dtype.is_floating]
     # With one group in all, what it saw is what all saw.
     several = statistics is not None and world.size * accumulate > 1
     portion = Part(trained, variables, statistics if several else None, collectives)
     reduction = _reduction(variables, collectives, wire, adaptive=adaptive)
+    settlement = Settlement(
+        trained,
+        statistics,
+        Update(trained, statistics),
+        averaged,
+        (SUMS, FLAGS, len(variables) if several else 0, *rank_reports.shape(world, kept=statistics is not None)),
+        reduction is not None and adaptive,
+        part,
+        clip_norm,
+    )
+    passes, rest = as_program if jit_compile else plain, as_program if programs else plain
+    set_random_states = rest(functools.partial(_set_random_states, trained.random_states()))
+    measure = rest(portion.measure) if several else portion.measure
+    settle = rest(settlement.settle)
 
-    def step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> StepResult:
-        _set_random_states(trained.random_states(), key)
-        weights = tf.cast(weights, dtype)
-        buffers_before = [tf.identity(buffer) for buffer in buffers]
+    # Parts of different sizes are programs of their own.
+    @(passes if accumulate > 1 else plain)
+    def compute(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, factor: tf.Tensor) -> Computed:
+        loss_sum, gradients = _summed(portion, images, labels, weights, factor)
+        return Computed(loss_sum, gradients, measure(gradients, tf.reduce_sum(weights)))
 
-        scale = trained.loss_scale
+    @(passes if accumulate == 1 else plain)
+    def share(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> Share:
+        set_random_states(key)
+        weights = tf.cast(weights, variables[0].dtype)
+        before = [tf.identity(buffer) for buffer in averaged]
         # A power of two, so that no digit changes, and division by the examples takes it back without another pass.
-        factor = tf.constant(part, dtype) if scale is None else scale.scale * part
-        loss_sum, local, own = _accumulated(portion, images, labels, weights, factor, accumulate)
+        scale = trained.loss_scale
+        factor = tf.constant(part, weights.dtype) if scale is None else scale.scale * part
+        loss_sum, gradients, own = _accumulated(compute, portion, [images, labels, weights], factor, accumulate)
         own = Contribution(own.squares / factor**2, own.groups)
 
         count = tf.reduce_sum(weights)
         steps = None if statistics is None else statistics.running_mean.count
         turn, reports = rank_reports.told(loss_sum, count, own, steps, world)
-        sums = tf.stack([loss_sum, count, own.groups])
-        pieces = [sums, tf.cast(flags, dtype), own.squares, tf.reshape(reports, [-1])]
+        pieces = [tf.stack([loss_sum, count, own.groups]), tf.cast(flags, weights.dtype), own.squares, reports]
+        vector = tf.concat([tf.reshape(piece, [-1]) for piece in pieces], axis=0)
         # What the forward pass changed is averaged, not the values: frozen weights then keep every bit.
         changes = [
-            (buffers[number] - buffers_before[number]) * tf.cast(count, buffers[number].dtype) for number in averaged
+            (buffer - value) * tf.cast(count, buffer.dtype) for buffer, value in zip(averaged, before, strict=True)
         ]
+        return Share(gradients, [*changes, vector], count, before, factor, turn)
+
+    # Alone there is no exchange that has to stay outside.
+    @(rest if jit_compile and accumulate == 1 and collectives.size == 1 else plain)
+    def whole(*batch: tf.Tensor) -> tuple[StepResult, tf.Tensor]:
+        own = share(*batch)
         if reduction is None:
-            summed = collectives.sum_group([*local, *changes, tf.concat(pieces, axis=0)])
+            summed = collectives.sum_group([*own.gradients, *own.others])
         else:
-            summed = reduction(local, count * part) + collectives.sum_group([*changes, tf.concat(pieces, axis=0)])
-        sums, flags, local_squares, told = tf.split(summed[-1], [piece.shape[0] for piece in pieces])
-        loss_sum, examples, groups = tf.unstack(sums)
-        reports = tf.reshape(told, reports.shape)
-        loss = loss_sum / examples
-        # What Adasum has made is of means already.
-        divisor = factor / part if reduction is not None and adaptive else examples * factor
-        gradients = [Gradient(total, divisor) for total in summed[: len(variables)]]
-        buffers_after = [
-            buffers_before[number] + change / tf.cast(examples, change.dtype)
-            for number, change in zip(averaged, summed[len(variables) : -1], strict=True)
-        ]
+            summed = reduction(own.gradients, own.count * part) + collectives.sum_group(own.others)
+        return settle(summed[: len(variables)], summed[len(variables) :], own.before, own.factor, own.turn)
 
-        squares = sums_of_squares([gradient.total for gradient in gradients]) / divisor**2
-        norm = tf.sqrt(tf.reduce_sum(squares))
-        sound = _all_finite([loss, *buffers_after]) & (flags[FAILED] == 0)
-        applied = sound & tf.math.is_finite(norm)
-        overflowed, loss_scale = _settled(scale, applied, sound & ~applied)
-        learning_rate = tf.identity(tf.convert_to_tensor(trained.optimizer.learning_rate))
-        contribution = Contribution(local_squares, groups) if several else Contribution(squares * examples, groups)
-
-        def apply() -> tf.Tensor:
-            clip = tf.ones([], dtype) if clip_norm is None else tf.minimum(tf.ones([], dtype), clip_norm / norm)
-            moments = update(gradients, squares, examples, clip, learning_rate, contribution)
-            for number, value in zip(averaged, buffers_after, strict=True):
-                buffers[number].assign(value)
-            return moments
-
-        def skip() -> tf.Tensor:
-            for buffer, value in zip(buffers, buffers_before, strict=True):
-                buffer.assign(value)
-            return tf.zeros([0, len(variables)], tf.float64)
-
-        moments = tf.cond(applied, apply, skip)
-        return StepResult(
-            loss,
-            applied,
-            overflowed,
-            loss_scale,
-            flags,
-            learning_rate,
-            squares,
-            moments,
-            groups,
-            examples,
-            reports,
-            turn,
-        )
+    def step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, key: tf.Tensor, flags: tf.Tensor) -> StepResult:
+        before = [tf.identity(buffer) for buffer in kept]
+        result, measured = whole(images, labels, weights, key, flags)
+        for buffer, value in zip(kept, before, strict=True):
+            buffer.assign(tf.where(result.applied, buffer, value))
+        return result._replace(moments=told(result.moments, measured))
 
     signature = [
         tf.TensorSpec([None, *spec.image_shape], tf.float32),
@@ -224,6 +216,99 @@ def _all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
 
 
+class Share(NamedTuple):
+    """What a rank has computed of its examples, `count` () of them.
+
+    Summed over ranks are the `gradients`, times `factor` (), and `others`: the changes of buffers, which were `before`,
+    and last a vector of all that is told. `turn` () is whose reports are in that.
+    """
+
+    gradients: list[tf.Tensor]
+    others: list[tf.Tensor]
+    count: tf.Tensor
+    before: list[tf.Tensor]
+    factor: tf.Tensor
+    turn: tf.Tensor
+
+
+class Settlement(NamedTuple):
+    """What makes the step of the sums over all ranks, alike on all of them.
+
+    `averaged` are the buffers that are averaged over ranks. `lengths` are those of the vector's parts: sums, flags,
+    squares, which are there where more than one group is measured, and reports. `means`: what was reduced are means
+    already, not sums.
+    """
+
+    trained: Trained
+    statistics: GradientStatistics | None
+    update: Update
+    averaged: Sequence[tf.Variable]
+    lengths: Sequence[int]
+    means: bool
+    part: float
+    clip_norm: float | None
+
+    def settle(
+        self,
+        totals: Sequence[tf.Tensor],
+        others: Sequence[tf.Tensor],
+        before: Sequence[tf.Tensor],
+        factor: tf.Tensor,
+        turn: tf.Tensor,
+    ) -> tuple[StepResult, tf.Tensor]:
+        """Update the model and its statistics by the sums of all ranks' `Share`.
+
+        Returns the result with moments whether the step was measured or not, and whether it was.
+        """
+        *changes, vector = others
+        places, width = self.lengths[-2:]
+        sums, flags, local_squares, reports = tf.split(vector, [*self.lengths[:-2], places * width])
+        loss_sum, examples, groups = tf.unstack(sums)
+        loss = loss_sum / examples
+        divisor = factor / self.part if self.means else examples * factor
+        gradients = [Gradient(total, divisor) for total in totals]
+        after = [
+            value + change / tf.cast(examples, change.dtype) for value, change in zip(before, changes, strict=True)
+        ]
+
+        squares = sums_of_squares([gradient.total for gradient in gradients]) / divisor**2
+        norm = tf.sqrt(tf.reduce_sum(squares))
+        sound = _all_finite([loss, *after]) & (flags[FAILED] == 0)
+        applied = sound & tf.math.is_finite(norm)
+        overflowed, loss_scale = _settled(self.trained.loss_scale, applied, sound & ~applied)
+        learning_rate = tf.identity(tf.convert_to_tensor(self.trained.optimizer.learning_rate))
+        several = self.lengths[2] > 0
+        contribution = Contribution(local_squares, groups) if several else Contribution(squares * examples, groups)
+        measured = applied & (tf.constant(False) if self.statistics is None else self.statistics.due())
+
+        def apply() -> tf.Tensor:
+            one = tf.ones([], norm.dtype)
+            clip = one if self.clip_norm is None else tf.minimum(one, self.clip_norm / norm)
+            return self.update(gradients, squares, examples, clip, learning_rate, contribution)
+
+        def skip() -> tf.Tensor:
+            return tf.zeros([0 if self.statistics is None else len(ROWS), len(totals)], tf.float64)
+
+        moments = tf.cond(applied, apply, skip)
+        for buffer, old, new in zip(self.averaged, before, after, strict=True):
+            buffer.assign(tf.where(applied, new, old))
+        result = StepResult(
+            loss,
+            applied,
+            overflowed,
+            loss_scale,
+            flags,
+            learning_rate,
+            squares,
+            moments,
+            groups,
+            examples,
+            tf.reshape(reports, [places, width]),
+            turn,
+        )
+        return result, measured
+
+
 class Part(NamedTuple):
     """What a micro-batch needs to be summed; `statistics` None: nothing is measured of it by itself."""
 
@@ -239,30 +324,38 @@ class Part(NamedTuple):
         return group_contribution(sums, count, self.statistics.due())
 
 
-def _accumulated(
-    part: Part, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, factor: tf.Tensor, accumulate: int
-) -> tuple[tf.Tensor, list[tf.Tensor], Contribution]:
-    """Sum over this rank's examples of losses, and of their gradients times `factor`, in up to `accumulate` parts.
+class Computed(NamedTuple):
+    """Of some examples: the sum of their losses, that of their gradients times a factor, and what these add to the
+    statistics."""
 
-    What they add to the statistics is of the gradients times `factor`, too.
-    """
+    loss_sum: tf.Tensor
+    gradients: list[tf.Tensor]
+    own: Contribution
+
+
+# images, labels, weights [b], factor ().
+Compute = Callable[..., Computed]
+
+
+def _accumulated(
+    compute: Compute, part: Part, examples: Sequence[tf.Tensor], factor: tf.Tensor, accumulate: int
+) -> Computed:
+    """What `compute` makes of this rank's examples (images, labels, weights), in up to `accumulate` parts."""
     if accumulate == 1:
-        loss_sum, gradients = _summed(part, images, labels, weights, factor)
-        return loss_sum, gradients, part.measure(gradients, tf.reduce_sum(weights))
-    count = tf.shape(images)[0]
+        return compute(*examples, factor)
+    weights = examples[-1]
+    count = tf.shape(weights)[0]
     length = (count + accumulate - 1) // accumulate
 
     def add(start: tf.Tensor, loss_sum: tf.Tensor, *sums: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        window = slice(start, start + length)
-        loss, gradients = _summed(part, images[window], labels[window], weights[window], factor)
-        own = part.measure(gradients, tf.reduce_sum(weights[window]))
+        loss, gradients, own = compute(*(each[start : start + length] for each in examples), factor)
         return start + length, loss_sum + loss, *(one + two for one, two in zip(sums, [*gradients, *own], strict=True))
 
     nothing = [tf.zeros(variable.shape, variable.dtype) for variable in part.variables]
     contribution = part.measure(nothing, tf.zeros([], weights.dtype))
     start = (tf.constant(0), tf.zeros([], weights.dtype), *nothing, *contribution)
     _, loss_sum, *sums = tf.while_loop(lambda begin, *_: begin < count, add, start, parallel_iterations=1)
-    return loss_sum, sums[:-2], Contribution(*sums[-2:])
+    return Computed(loss_sum, sums[:-2], Contribution(*sums[-2:]))
 
 
 def _summed(

@@ -34,7 +34,7 @@ class Update:
     ) -> tf.Tensor:
         """Update; `squares` [variables] are of the gradients over `examples` (), before `clip` ().
 
-        `rate` () is the learning rate. Returns the moments of `GradientStatistics.update`, or [0, variables].
+        `rate` () is the learning rate. Returns the moments of `GradientStatistics.advance`, or [0, variables].
         """
         momenta = self._momenta(rate, clip) if self._in_one_pass else None
         if self._statistics is None:

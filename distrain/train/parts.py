@@ -19,6 +19,7 @@ from distrain.train.schedule import Schedule, make_schedule
 from distrain.train.validation import measured
 from distrain.train.watch import Watch
 from distrain.world.collectives import Collectives
+from distrain.world.devices import uses_gpu
 from distrain.world.start import Started
 from distrain.world.topology import World
 
@@ -68,6 +69,8 @@ def build_step(job: Job, parts: Parts, collectives: Collectives, world: World) -
         part=part_of(parts.schedule.plan.batch_size),
         wire=None if compression == "none" else tf.as_dtype(compression),
         adaptive=job.train.reduction == "adasum",
+        jit_compile=job.train.jit_compile,
+        programs=uses_gpu(),
     )
 
 

@@ -53,6 +53,11 @@ def prepare(world: World, *, threads: int | None, deterministic: bool) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def uses_gpu() -> bool:
+    """Whether this process computes on a GPU; it is settled by `prepare`."""
+    return bool(tf.config.get_visible_devices("GPU"))
+
+
 def inventory() -> dict[str, object]:
     """This worker's host, process and devices, for the run's log."""
     gpus = [device.name for device in tf.config.list_physical_devices("GPU")]

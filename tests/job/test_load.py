@@ -123,6 +123,7 @@ def test_where_a_run_answers(tmp_path: Path, value: str, endpoint: tuple[str, in
         ("data.train=[1", ["not valid YAML"]),
         ("train.reduction=adasum", ["train.reduction is 'adasum'", "expected gradients: off"]),
         ("train={reduction: adasum, sync_batch_norm: true}", ["'train'", "expected sync_batch_norm or reduction"]),
+        ("train={jit_compile: true, sync_batch_norm: true}", ["'train'", "expected sync_batch_norm or jit_compile"]),
         ("log.serve=65536", ["'log.serve'", "ADDRESS:PORT", "'65536'"]),
         ("log.serve=example.org:80", ["'log.serve'", "ADDRESS:PORT", "'example.org:80'"]),
         ("log.serve=::1:80", ["'log.serve'", "[::1]:9464", "'::1:80'"]),
