@@ -101,7 +101,7 @@ def _kind(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
             kinds = [_kind(one, definitions) for one in described[several] if one.get("type") != "null"]
             return "duration" if kinds == ["whole number > 0", "text"] else " or ".join(dict.fromkeys(kinds))
     if "enum" in described:
-        return ", ".join(f"`{value}`" for value in described["enum"])
+        return ", ".join(f"`{value if isinstance(value, str) else json.dumps(value)}`" for value in described["enum"])
     if "const" in described:
         return f"`{described['const']}`"
     if described.get("type") == "array":

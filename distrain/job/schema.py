@@ -446,9 +446,6 @@ class Train(Section):
     )
     accumulate: int = Field(1, ge=1, description="Micro-batches that a worker's share of a step is split into.")
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient to this global norm.")
-    jit_compile: bool = Field(
-        False, description="Forward and backward pass as one program of XLA's; each size of a share is compiled anew."
-    )
     sync_batch_norm: bool = Field(False, description="Batch normalisation over the examples of all workers.")
     max_bad_steps: int = Field(3, ge=1, description="Non-finite steps in a row that end the run.")
 
@@ -461,10 +458,6 @@ class Train(Section):
         if self.sync_batch_norm and self.accumulate > 1:
             raise ValueError(
                 "expected sync_batch_norm or accumulate, got both: micro-batches are normalised one by one"
-            )
-        if self.sync_batch_norm and self.jit_compile:
-            raise ValueError(
-                "expected sync_batch_norm or jit_compile, got both: XLA's programs do not exchange with other workers"
             )
         if self.sync_batch_norm and self.reduction == "adasum":
             raise ValueError(
@@ -591,6 +584,9 @@ class Parallel(Section):
     verify_every: int = Field(100, ge=1, description="Steps between two proofs that all ranks hold the same bits.")
     threads: int | None = Field(None, ge=1, description="Threads of a worker; its share of the host's cores if unset.")
     deterministic: bool = Field(False, description="Deterministic operations on GPUs, slower; CPUs are so anyway.")
+    jit_compile: Literal[True, False, "auto"] = Field(
+        "auto", description="XLA. auto: on GPUs, for all but forward and backward pass; true: for these, too."
+    )
     stall_timeout: Duration = Field(Duration(10, "minute"), description="Standing still so long ends the run.")
 
     @field_validator("stall_timeout")
@@ -627,6 +623,15 @@ class Job(Section):
         if self.train.reduction == "adasum" and self.gradients.enabled:
             raise ValueError(
                 "train.reduction is 'adasum', expected gradients: off, since their statistics are of the mean gradient"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _passes_exchange_nothing(self) -> Self:
+        if self.parallel.jit_compile is True and self.train.sync_batch_norm:
+            raise ValueError(
+                "train.sync_batch_norm is true, expected parallel.jit_compile: auto, since within the forward pass XLA "
+                "cannot exchange with other workers"
             )
         return self
 

@@ -69,8 +69,8 @@ def build_step(job: Job, parts: Parts, collectives: Collectives, world: World) -
         part=part_of(parts.schedule.plan.batch_size),
         wire=None if compression == "none" else tf.as_dtype(compression),
         adaptive=job.train.reduction == "adasum",
-        jit_compile=job.train.jit_compile,
-        programs=uses_gpu(),
+        jit_compile=job.parallel.jit_compile is True,
+        programs=job.parallel.jit_compile is not False and uses_gpu(),
     )
 
 

@@ -123,7 +123,7 @@ def test_where_a_run_answers(tmp_path: Path, value: str, endpoint: tuple[str, in
         ("data.train=[1", ["not valid YAML"]),
         ("train.reduction=adasum", ["train.reduction is 'adasum'", "expected gradients: off"]),
         ("train={reduction: adasum, sync_batch_norm: true}", ["'train'", "expected sync_batch_norm or reduction"]),
-        ("train={jit_compile: true, sync_batch_norm: true}", ["'train'", "expected sync_batch_norm or jit_compile"]),
+        ("parallel.jit_compile=maybe", ["'parallel.jit_compile'", "expected True, False or 'auto'", "got 'maybe'"]),
         ("log.serve=65536", ["'log.serve'", "ADDRESS:PORT", "'65536'"]),
         ("log.serve=example.org:80", ["'log.serve'", "ADDRESS:PORT", "'example.org:80'"]),
         ("log.serve=::1:80", ["'log.serve'", "[::1]:9464", "'::1:80'"]),
@@ -147,6 +147,10 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path: Path, override: str, word
         ("a: !!python/object:os.system {}\n", ["not valid YAML"]),
         ("train: {epochs: 2, steps: 3}\n" + SMALL, ["'train'", "epochs or steps", "both"]),
         ("train: {batch_size: 2, batch_size_per_worker: 3}\n" + SMALL, ["'train'", "both"]),
+        (
+            "train: {sync_batch_norm: true}\nparallel: {jit_compile: true}\n" + SMALL,
+            ["train.sync_batch_norm is true", "expected parallel.jit_compile: auto"],
+        ),
         ("seed: 3\n", ["'data' is missing"]),
     ],
 )

@@ -95,11 +95,12 @@ def _overflows(run: Path) -> list[dict[str, Any]]:
 
 
 def test_adasum_trains(tmp_path: Path) -> None:
+    """Also where XLA compiles forward and backward pass, around the exchange."""
     job = write_job(
         tmp_path,
         train={"batch_size": 7, "epochs": 3, "reduction": "adasum", "compression": "bfloat16"},
         gradients=False,
-        parallel={"verify_every": 1},
+        parallel={"verify_every": 1, "jit_compile": True},
     )
     trained("launch-mpi", job, "--run-dir", tmp_path / "run")
     losses = [record["loss"] for record in records(tmp_path / "run", "epoch")]
