@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import distrain.keras as hvd
 from distrain.keras.optimizer import exchange_of
+from distrain.model.dropout import ReLUDropout
 
 X = np.random.default_rng(1).standard_normal((20, 4)).astype(np.float32)
 Y = X @ np.array([[1.0], [-2.0], [0.5], [3.0]], np.float32)
@@ -96,6 +97,15 @@ def test_within_xla_it_is_refused() -> None:
     step = tf.function(lambda: optimizer.apply([tf.ones([])], [variable]), jit_compile=True, autograph=False)
     with pytest.raises(ValueError, match="XLA cannot exchange gradients"):
         step()
+
+
+def test_distrains_own_layers_train_within_xla() -> None:
+    """On a CPU, where their compiled operations are left out, since XLA does not know them."""
+    layers = [keras.layers.Dense(8), ReLUDropout(0.5, seed=1), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.layers.Input((4,)), *layers])
+    model.compile(hvd.DistributedOptimizer(keras.optimizers.SGD(0.01)), loss="mse", jit_compile=True)
+    losses = model.fit(X, Y, batch_size=5, epochs=10, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
 
 
 def test_a_loss_scale_around_it_is_refused_outside_of_fit() -> None:
