@@ -1,4 +1,4 @@
-"""A rank's share of each global batch, read ahead of the step by threads."""
+"""A rank's share of each global batch, read ahead of the step by threads, or without any when it is asked for."""
 
 from __future__ import annotations
 
@@ -59,32 +59,36 @@ class Batches:
         self._pending: deque[Future[LocalBatch]] = deque()
         # Fewer batches than threads would leave some of these idle.
         self._ahead = max(reading.ahead, reading.threads + 1)
-        self._executor = ThreadPoolExecutor(reading.threads, thread_name_prefix="read")
+        self._executor = ThreadPoolExecutor(reading.threads, thread_name_prefix="read") if reading.threads else None
         self.waited = 0.0
 
     def next(self) -> LocalBatch:
         """The next batch; `waited` then holds the seconds that it was not ready for."""
         self._read_ahead()
         started = time.perf_counter()
-        local = self._pending.popleft().result()
+        local = self.read(self._following()) if self._executor is None else self._pending.popleft().result()
         self.waited = time.perf_counter() - started
         self._read_ahead()
         return local
 
     def close(self) -> None:
         """End the threads; what was read ahead is dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _read_ahead(self) -> None:
-        while len(self._pending) < self._ahead:
-            batch = batch_at(
-                self._position,
-                examples=len(self._source),
-                batch_size=self._plan.batch_size,
-                remainder=self._plan.remainder,
-            )
-            self._position = batch.stop
-            self._pending.append(self._executor.submit(self.read, batch))
+        while self._executor is not None and len(self._pending) < self._ahead:
+            self._pending.append(self._executor.submit(self.read, self._following()))
+
+    def _following(self) -> Batch:
+        batch = batch_at(
+            self._position,
+            examples=len(self._source),
+            batch_size=self._plan.batch_size,
+            remainder=self._plan.remainder,
+        )
+        self._position = batch.stop
+        return batch
 
     def read(self, batch: Batch) -> LocalBatch:
         """This rank's share of one global batch, read now."""

@@ -13,8 +13,11 @@ R = TypeVar("R")
 
 def in_order(action: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:
     """`action` of each item, in the items' order; at most a few more than `threads` are begun before they are asked
-    for. What an action raises is raised in its place.
+    for. What an action raises is raised in its place. Without threads each is done when it is asked for.
     """
+    if threads == 0:
+        yield from map(action, items)
+        return
     waiting: deque[Future[R]] = deque()
     executor = ThreadPoolExecutor(threads)
     try:

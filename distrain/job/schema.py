@@ -246,7 +246,7 @@ class Augment(Section):
 class Reading(Section):
     """How examples are read; nothing of it changes what is trained on."""
 
-    threads: int = Field(2, ge=1, le=256, description="Threads that read a worker's batches.")
+    threads: int = Field(2, ge=0, le=256, description="Threads that read a worker's batches; 0: between its steps.")
     ahead: int = Field(3, ge=1, description="Batches that are read ahead of the step.")
     cache: Literal["none", "memory", "disk"] = Field("none", description="Where to keep examples once read.")
     cache_gigabytes: float = Field(1.0, gt=0, description="How much a worker may keep; the rest is read anew.")

@@ -131,6 +131,21 @@ def test_batches_come_in_order_though_later_ones_are_read_first() -> None:
     assert [local.indices for local in _batches(2, replace(_source(), prepare=prepare))] == [first, second]
 
 
+def test_without_threads_it_reads_what_is_asked_for_where_it_is_asked() -> None:
+    read: list[tuple[int, int]] = []
+
+    def prepare(example: Example, index: int, epoch: int) -> Example:
+        read.append((threading.get_ident(), index))
+        return example
+
+    source = replace(_source(), prepare=prepare)
+    expected = [local.indices for local in _batches(3, _source())]
+    batches = Batches(source, Plan(7, 4, "keep"), World(), 0, Reading(threads=0))
+    assert [batches.next().indices for _ in range(3)] == expected
+    assert read == [(threading.get_ident(), index) for indices in expected for index in indices]
+    batches.close()
+
+
 def test_it_reads_ahead_but_not_without_end() -> None:
     read: list[int] = []
 
