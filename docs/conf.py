@@ -22,7 +22,10 @@ project = "distrain"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**", "docker/**", "k8s/*.md"]
-exclude_patterns = [".venv", "build", "runs", "docker/horovod/patches"]
+# Sphinx looks for pages in each folder that is not left out, and environments and runs have many.
+PAGES = ("docs", "docker", "k8s")
+OTHERS = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in PAGES]
+exclude_patterns = [*OTHERS, "docker/horovod/patches"]
 myst_heading_anchors = 4
 html_theme = "furo"
 html_title = "distrain"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A smoke test of this machine, about a minute: what works, then 20 steps, stopped in the middle and taken up again.
+# A smoke test of this machine, less than a minute: 20 steps, stopped in the middle and taken up again. Where it fails,
+# `distrain check` tells what is missing.
 #
 #     launch/local.sh [WORKERS]
 #
@@ -13,8 +14,6 @@ workers=${1:-$((gpus > 0 ? gpus : 2))}
 smoke=(train launch/jobs/circles.yaml --run-dir runs/smoke -o train.epochs=null -o train.steps=20
     -o data.validation.examples=8 -o checkpoint.every=10)
 
-distrain check
-echo
 echo "20 steps with $workers workers, asked to stop after the first"
 distrain launch -n "$workers" -- "${smoke[@]}" --fresh &
 launch=$!

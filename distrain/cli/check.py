@@ -37,6 +37,16 @@ assert started.control.gather(rank) == [0, 1]
 started.close()
 """
 
+# What TensorFlow sees; then what Horovod was built with, by its own word: it is the likelier one not to be loadable.
+LIBRARIES = """
+from distrain.world.quick_import import import_tensorflow
+import_tensorflow()
+import tensorflow as tf
+print(len(tf.config.list_physical_devices("GPU")), tf.test.is_built_with_cuda(), flush=True)
+import horovod.tensorflow as h
+print(*map(int, (h.mpi_built(), h.gloo_built(), h.nccl_built(), h.cuda_built())))
+"""
+
 DRIVER = """
 import ctypes
 version = ctypes.c_int()
@@ -85,10 +95,11 @@ def _findings() -> Iterator[Finding]:
     yield _package("mpi4py", found, lambda version: True, "any")
     yield _package("horovod", found, lambda version: True, "0.28.1 with this project's patches")
     yield _open_mpi()
-    yield from _features()
+    tensorflow, horovod = _libraries()
+    yield from _features(horovod)
     yield _cores()
     yield _driver()
-    yield from _gpus()
+    yield from _gpus(tensorflow)
     for controller in ("gloo", "mpi"):
         yield _controller(controller)
     yield _ssh()
@@ -114,13 +125,15 @@ def _open_mpi() -> Finding:
     return Finding("Open MPI", " 4.1" in line, f"{line} at {program}", "tried with 4.1.x", needed=False)
 
 
-def _features() -> Iterator[Finding]:
-    """What Horovod was built with, by its own word; in a process of its own, since it imports TensorFlow."""
-    code = (
-        "import horovod.tensorflow as h; print(*map(int, (h.mpi_built(), h.gloo_built(), h.nccl_built(), "
-        "h.cuda_built())))"
-    )
-    line = _output([sys.executable, "-c", code])
+def _libraries() -> tuple[str | None, str | None]:
+    """What TensorFlow and Horovod say of themselves, None where one cannot be loaded; in a process of its own."""
+    # One that crashes has said what it had to say before.
+    lines = _run([sys.executable, "-c", LIBRARIES])[1].splitlines()
+    return (lines[0] if lines else None), (lines[1] if len(lines) > 1 else None)
+
+
+def _features(line: str | None) -> Iterator[Finding]:
+    """What Horovod was built with."""
     if line is None:
         yield Finding("Horovod's library", False, "cannot be loaded", f"it fits another TensorFlow or MPI; {REBUILD}")
         return
@@ -150,12 +163,8 @@ def _driver() -> Finding:
     return Finding("NVIDIA driver", True, f"for CUDA up to {newest}", needed=False)
 
 
-def _gpus() -> Iterator[Finding]:
-    code = (
-        "from distrain.world.quick_import import import_tensorflow; import_tensorflow(); import tensorflow as tf; "
-        "print(len(tf.config.list_physical_devices('GPU')), tf.test.is_built_with_cuda())"
-    )
-    line = _output([sys.executable, "-c", code])
+def _gpus(line: str | None) -> Iterator[Finding]:
+    """What TensorFlow sees of GPUs."""
     if line is None:
         yield Finding("TensorFlow's library", False, "cannot be loaded", REBUILD)
         return
@@ -197,12 +206,18 @@ def _ssh() -> Finding:
 
 def _output(command: list[str]) -> str | None:
     """What a program prints, or None where it cannot be run or fails."""
+    code, output = _run(command)
+    return output.strip() or None if code == 0 else None
+
+
+def _run(command: list[str]) -> tuple[int | None, str]:
+    """A program's exit code, None where it cannot be run, and what it prints."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else None
+        return None, ""
+    return done.returncode, done.stdout
 
 
 def _yes(value: int) -> str:

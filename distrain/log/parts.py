@@ -43,7 +43,7 @@ class PartedTable:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
-        self._words = {name: pa.array(list(texts)) for name, texts in (words or {}).items()}
+        self._words = {name: _texts(texts) for name, texts in (words or {}).items()}
         self._rows = rows
         self._seconds = seconds
         self._clock = clock
@@ -136,6 +136,13 @@ def _column(values: npt.NDArray[Any]) -> pa.Array:
     """Numbers [n] as a column. Not `pa.array`, which loads pandas wherever that is installed, as `to_numpy` does."""
     whole = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(whole.dtype), len(whole), [None, pa.py_buffer(whole)])
+
+
+def _texts(texts: Sequence[str]) -> pa.Array:
+    """Texts [n] as a column; not `pa.array` either."""
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
 def values(table: pa.Table, name: str) -> npt.NDArray[Any]:

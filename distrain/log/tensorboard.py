@@ -21,6 +21,11 @@ _SCALAR = summary_pb2.SummaryMetadata(
     data_class=summary_pb2.DATA_CLASS_SCALAR,
 )
 _NO_DIMENSIONS = tensor_shape_pb2.TensorShapeProto()
+_HISTOGRAM = summary_pb2.SummaryMetadata(plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="histograms"))
+BUCKETS = 30
+_BUCKETS = tensor_shape_pb2.TensorShapeProto(
+    dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in (BUCKETS, 3)]
+)
 
 SECONDS = 60.0
 
@@ -60,11 +65,10 @@ class EventLog:
 
     def histogram(self, step: int, name: str, values: npt.NDArray[np.floating]) -> None:
         """Write the distribution of values [n]."""
-        # Takes a fifth of a second to import.
-        from tensorboard.plugins.histogram.summary_v2 import histogram_pb  # type: ignore[import-untyped]
-
-        summary = histogram_pb(name, values).SerializeToString()
-        self._summary(step, summary_pb2.Summary.FromString(summary))
+        content = _histogram(values).tobytes()
+        tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_DOUBLE, tensor_shape=_BUCKETS, tensor_content=content)
+        value = summary_pb2.Summary.Value(tag=name, tensor=tensor, metadata=_HISTOGRAM)
+        self._summary(step, summary_pb2.Summary(value=[value]))
 
     def flush(self) -> None:
         """Have all events in the file."""
@@ -90,6 +94,23 @@ class EventLog:
         self._writer.write(event.SerializeToString())
         if self._clock() - self._flushed_at >= self._flush_seconds:
             self.flush()
+
+
+def _histogram(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """The buckets [n, 3] of values, each with its edges and its count, as TensorBoard's own `histogram_pb` makes them.
+
+    That takes a fifth of a second to import.
+    """
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    counts = np.zeros(BUCKETS)
+    if low == high:
+        counts[-1] = len(values)
+    else:
+        places = np.floor((values - low) / ((high - low) / BUCKETS)).astype(int)
+        counts += np.bincount(np.minimum(places, BUCKETS - 1), minlength=BUCKETS)
+    edges = np.linspace(low, high, BUCKETS + 1)
+    return np.stack([edges[:-1], edges[1:], counts], axis=1)
 
 
 def cut(folder: Path, step: int) -> None:

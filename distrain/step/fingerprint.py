@@ -12,6 +12,9 @@ from distrain.errors import RunFailed
 from distrain.world.collectives import Collectives
 from distrain.world.control import Control
 
+# Numbers in a variable that is not copied to lie beside others.
+LARGE = 1_000_000
+
 Fingerprint = Callable[[], tuple[npt.NDArray[np.int64], bool]]
 
 
@@ -21,14 +24,17 @@ def build_fingerprint(variables: Sequence[tf.Variable], collectives: Collectives
     The verdict is the same on every rank: one maximum over ranks of (f, -f) holds both the largest and the smallest.
     """
 
-    # Traced once for each dtype, not for each variable: a run waits for it before its first step.
-    hashes = {
-        dtype: tf.function(_hash, input_signature=[tf.TensorSpec([None], dtype)], autograph=False)
-        for dtype in {variable.dtype for variable in variables}
-    }
+    # A run waits before its first step until this is traced: those of one size are looked at together, in rows.
+    rows: dict[tuple[tf.DType, int, int], list[int]] = {}
+    for number, variable in enumerate(variables):
+        size = variable.shape.num_elements()
+        rows.setdefault((variable.dtype, size, 0 if size < LARGE else number), []).append(number)
+    order = np.argsort(np.concatenate(list(rows.values())))
 
     def compare() -> tuple[tf.Tensor, tf.Tensor]:
-        own = tf.stack([hashes[variable.dtype](tf.reshape(variable, [-1])) for variable in variables])
+        flat = [tf.reshape(variable, [-1]) for variable in variables]
+        hashes = [_hash(tf.stack([flat[number] for number in numbers])) for numbers in rows.values()]
+        own = tf.gather(tf.concat(hashes, axis=0), order)
         extremes = collectives.maximum(tf.concat([own, -own], axis=0))
         largest, negated_smallest = tf.split(extremes, 2)
         return own, tf.reduce_all(largest == -negated_smallest)
@@ -63,10 +69,10 @@ def verify(fingerprint: Fingerprint, names: Sequence[str], control: Control, ste
     )
 
 
-def _hash(value: tf.Tensor) -> tf.Tensor:
-    """The bits of a vector as integers, summed with weights that depend on the place; wraps at 64 bits."""
-    width = value.dtype.size
+def _hash(values: tf.Tensor) -> tf.Tensor:
+    """The bits of vectors [n, size] as integers, summed with weights that depend on the place; wraps at 64 bits."""
+    width = values.dtype.size
     integer = {1: tf.uint8, 2: tf.int16, 4: tf.int32, 8: tf.int64}[width]
-    bits = tf.cast(tf.bitcast(value, integer) if value.dtype != integer else value, tf.int64)
-    places = tf.range(tf.size(bits, out_type=tf.int64), dtype=tf.int64)
-    return tf.reduce_sum((bits + 1) * (2 * places + 1))
+    bits = tf.cast(tf.bitcast(values, integer) if values.dtype != integer else values, tf.int64)
+    places = tf.range(values.shape[1], dtype=tf.int64)
+    return tf.reduce_sum((bits + 1) * (2 * places + 1), axis=1)

@@ -318,6 +318,11 @@ def _trainer(
         flush_seconds=flush_seconds,
     )
     fingerprint = build_fingerprint(list(parts.state.variables.values()), collectives)
+
+    def prove(step: int) -> None:
+        if world.size > 1:
+            verify(fingerprint, list(parts.state.variables), started.control, step)
+
     return Trainer(
         job=job,
         world=world,
@@ -326,7 +331,7 @@ def _trainer(
         progress=progress,
         batches=Batches(parts.training, parts.schedule.plan, world, progress.position, job.data.reading),
         step=build_step(job, parts, collectives, world),
-        verify=lambda step: verify(fingerprint, list(parts.state.variables), started.control, step),
+        verify=prove,
         saving=Saving(job, world.rank, started.control, parts.schedule, saver, recorder, watch),
         recorder=recorder,
         stop=stop,

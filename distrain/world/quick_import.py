@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import os
 import subprocess
@@ -11,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Keras takes these where it finds them, for plots, boxes on images, data frames in `fit` and wrappers of its models: a
-# third of the time that importing TensorFlow takes.
-OPTIONAL = ("matplotlib", "pandas", "cv2", "sklearn")
+# Keras takes these where it finds them, for plots, boxes on images, data frames in `fit`, wrappers of its models, and
+# sparse arrays (what is left of it in TensorFlow): a third of the time that importing TensorFlow takes.
+OPTIONAL = ("matplotlib", "pandas", "cv2", "sklearn", "scipy")
 
 # What TensorFlow says on processors that oneDNN has more for, each time and whatever TF_CPP_MIN_LOG_LEVEL asks for: it
 # does so before that is read.
@@ -37,7 +38,7 @@ def import_tensorflow() -> None:
     # How Python is told that a module cannot be imported.
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is meant
     try:
-        with _without_greeting():
+        with _without_greeting(), _without_collections():
             import tensorflow as tf
 
             # Loaded at the first use, else.
@@ -55,6 +56,22 @@ def _load_cusolver() -> None:
             # A part of what it needs may be missing. TensorFlow then does without GPUs, and says so.
             with suppress(OSError):
                 ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_LOCAL)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Make what stays: Python does not look through it for what could be let go of, neither now nor later.
+
+    That would be a fifth of the time that importing TensorFlow takes, and a pause in the training now and then.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 @contextmanager

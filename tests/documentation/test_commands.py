@@ -18,6 +18,7 @@ from pathlib import Path
 import environment
 import pytest
 
+from distrain.cli.inspect import summarise
 from distrain.errors import EXIT_STOPPED
 from tests.documentation.accounted import STAND_INS, THESE
 from tests.documentation.markdown import ROOT, bare, blocks, interrupted, pages, trains
@@ -99,6 +100,17 @@ def run_pages(sandbox: Sandbox, done: dict[str, Done], wanted: set[str]) -> None
     for page in pages():
         if page in wanted:
             run_page(sandbox, page, done)
+
+
+def test_every_way_of_starting_two_workers_here_comes_to_the_same_model(ready: Sandbox, done: dict[str, Done]) -> None:
+    """To the bit, over Gloo and over MPI. (Workers of several hosts have more threads each.)"""
+    run_pages(ready, done, {"README.md", "docs/horovodrun.md"})
+    ways = ("circles", "two", "gloo", "mpi", "horovodrun", "mpirun")
+    found = {way: summarise(ready.folder / "runs" / way) for way in ways}
+    for way, summary in found.items():
+        assert (summary["world_size"], summary["finished"]) == (2, True), way
+        for name in ("weights_sha256", "optimizer_sha256", "gradient_mean_sha256"):
+            assert summary[name] == found["circles"][name], (way, name)
 
 
 def test_a_stopped_run_comes_to_the_same_model(ready: Sandbox, done: dict[str, Done]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -44,11 +45,9 @@ def test_killed_where_it_hurts(fault: str, bench: Bench) -> None:
 
 
 def test_a_damaged_checkpoint_is_named_and_all_ranks_use_the_one_before(bench: Bench) -> None:
+    """It is the last, so that the run was at its end, and goes on all the same."""
     run, whole = bench.folder / "damaged", bench.whole(TWO)[0]
-    process = bench.begin(TWO, run)
-    wait_for_record(run, "step", 10, process)
-    process.send_signal(signal.SIGUSR1)
-    assert end(process).code == 75
+    shutil.copytree(whole, run)
     newest = max((run / "checkpoints").glob("step_*"))
     file = newest / "state.data-00000-of-00001"
     content = bytearray(file.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import re
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from tests.horovod.running_jobs import command_lines, key_of, processes, store_o
 from tests.processes.elastic import Elastic
 from tests.processes.worlds import (
     BIN,
+    Ended,
     begin,
     begin_program,
     end,
@@ -47,6 +50,8 @@ from tests.processes.worlds import (
 pytestmark = pytest.mark.processes
 
 OLD_KEY = os.urandom(32)
+SESAME = "sesame"
+EPOCHS = 20
 
 
 class Attack:
@@ -123,20 +128,101 @@ def refused(errors: str) -> list[str]:
     return re.findall(r"horovod: the [a-z -]+ refused .* from 127\.0\.0\.1:\d+: .*", errors)
 
 
-def test_a_job_trains_on_undisturbed_and_tells_who_was_refused(tmp_path: Path) -> None:
-    """To the same bits as one that nobody disturbs; that earlier job's token is among what is tried."""
-    job = write_job(tmp_path, train={"epochs": 20})
-    undisturbed, attacked, taken = (tmp_path / name for name in ("undisturbed", "attacked", "taken"))
-    process = begin("launch", job, "--run-dir", undisturbed, cwd=tmp_path)
-    old_key = key_of(process.pid)
-    ended = end(process)
-    assert ended.code == 0, ended
-    assert refused(ended.errors) == []
+# Takes the place of ssh: writes its command line down and runs what it was to run, here.
+SSH = """#!/bin/sh
+printf '%s\\n' "$*" >> "$SSH_LOG"
+while [ "${1#-}" != "$1" ]; do shift 2; done
+shift
+while [ "${1#-}" != "$1" ]; do shift 2; done
+exec sh -c "$*"
+"""
 
+
+@contextmanager
+def watched(process: subprocess.Popen[str]) -> Iterator[set[str]]:
+    """The command lines of all processes while another runs."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.update(command_lines())
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+        for each in processes(process.pid):
+            each.kill()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return process.cmdline()[1:4] == ["-m", "distrain", "train"]
+    except psutil.Error:
+        return False
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A job that ran to its end: its folder and key, what it said, and the command lines that were seen meanwhile."""
+
+    run: Path
+    key: bytes
+    ended: Ended
+    lines: set[str]
+
+
+def watch_job(folder: Path, where: str) -> Watched:
+    """Run a job whose environment has a secret, `here` or, by ssh, `elsewhere`, with all that horovodrun can log."""
+    job = write_job(folder, train={"epochs": EPOCHS if where == "here" else 2})
+    (folder / "bin").mkdir()
+    ssh = folder / "bin" / "ssh"
+    ssh.write_text(SSH, encoding="utf-8")
+    ssh.chmod(0o755)
+    command = [str(BIN / "horovodrun"), "--verbose", "--log-level", "TRACE", "--gloo", "-np", "2", "--disable-cache"]
+    command += ["--network-interfaces", "lo"]
+    # A name that is no host's is taken for one that ssh knows.
+    command += ["-H", "no-such-host:2"] if where == "elsewhere" else []
+    command += ["env", f"PATH={BIN}:{os.environ['PATH']}", sys.executable, "-m", "distrain", "train", str(job)]
+    command += ["--run-dir", str(folder / "run")]
+    environment = {
+        "PATH": f"{folder / 'bin'}:{BIN}:{os.environ['PATH']}",
+        "SSH_LOG": str(folder / "ssh.log"),
+        "PASSWORD_OF_MINE": f"open '{SESAME}' \"$HOME\"\\",
+    }
+    process = begin_program(command, cwd=folder, environment=environment)
+    with watched(process) as seen:
+        key = key_of(process.pid)
+        worker = until(lambda: next((each for each in processes(process.pid) if is_worker(each)), None), "worker")
+        assert worker.environ()["PASSWORD_OF_MINE"] == environment["PASSWORD_OF_MINE"]
+        ended = end(process)
+    assert ended.code == 0, ended
+    return Watched(folder / "run", key, ended, seen)
+
+
+@pytest.fixture(scope="module")
+def watched_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Watched]:
+    return functools.cache(lambda where: watch_job(tmp_path_factory.mktemp(where), where))
+
+
+def test_a_job_trains_on_undisturbed_and_tells_who_was_refused(
+    watched_job: Callable[[str], Watched], tmp_path: Path
+) -> None:
+    """To the same bits as one that nobody disturbs; that earlier job's token is among what is tried."""
+    undisturbed = watched_job("here")
+    assert refused(undisturbed.ended.errors) == []
+
+    job = write_job(tmp_path, train={"epochs": EPOCHS})
+    attacked, taken = tmp_path / "attacked", tmp_path / "taken"
     process = begin("launch", job, "--run-dir", attacked, cwd=tmp_path)
     try:
-        with Attack(store_of(process.pid), taken, old_key) as attack:
-            assert key_of(process.pid) != old_key
+        with Attack(store_of(process.pid), taken, undisturbed.key) as attack:
+            assert key_of(process.pid) != undisturbed.key
             ended = end(process)
     finally:
         process.kill()
@@ -144,7 +230,7 @@ def test_a_job_trains_on_undisturbed_and_tells_who_was_refused(tmp_path: Path) -
     attack.check()
     assert not taken.exists()
     for name in ("weights_sha256", "optimizer_sha256", "gradient_mean_sha256", "step", "finished"):
-        assert inspect(attacked)[name] == inspect(undisturbed)[name]
+        assert inspect(attacked)[name] == inspect(undisturbed.run)[name]
     lines = refused(ended.errors)
     assert any("refused PUT /worker_addresses/localhost:0 HTTP/1.1 from" in line for line in lines), ended.errors
     assert left_over(attacked) == []
@@ -223,79 +309,21 @@ def listening_in(pid: int) -> tuple[str, int] | None:
 
 # --- where the key is not --------------------------------------------------------------------------------------------
 
-# Takes the place of ssh: writes its command line down and runs what it was to run, here.
-SSH = """#!/bin/sh
-printf '%s\\n' "$*" >> "$SSH_LOG"
-while [ "${1#-}" != "$1" ]; do shift 2; done
-shift
-while [ "${1#-}" != "$1" ]; do shift 2; done
-exec sh -c "$*"
-"""
-
-
-@contextmanager
-def watched(process: subprocess.Popen[str]) -> Iterator[set[str]]:
-    """The command lines of all processes while another runs."""
-    seen: set[str] = set()
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.is_set():
-            seen.update(command_lines())
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-        for each in processes(process.pid):
-            each.kill()
-
 
 @pytest.mark.parametrize("where", ["here", pytest.param("elsewhere", marks=pytest.mark.soak)])
-def test_neither_key_nor_environment_is_in_a_command_line_or_a_log(where: str, tmp_path: Path) -> None:
+def test_neither_key_nor_environment_is_in_a_command_line_or_a_log(
+    where: str, watched_job: Callable[[str], Watched]
+) -> None:
     """Neither here nor, by ssh, on another host; with all that horovodrun can log."""
-    job = write_job(tmp_path, train={"epochs": 2})
-    (tmp_path / "bin").mkdir()
-    ssh = tmp_path / "bin" / "ssh"
-    ssh.write_text(SSH, encoding="utf-8")
-    ssh.chmod(0o755)
-    command = [str(BIN / "horovodrun"), "--verbose", "--log-level", "TRACE", "--gloo", "-np", "2", "--disable-cache"]
-    command += ["--network-interfaces", "lo"]
-    # A name that is no host's is taken for one that ssh knows.
-    command += ["-H", "no-such-host:2"] if where == "elsewhere" else []
-    command += ["env", f"PATH={BIN}:{os.environ['PATH']}", sys.executable, "-m", "distrain", "train", str(job)]
-    command += ["--run-dir", str(tmp_path / "run")]
-    environment = {
-        "PATH": f"{tmp_path / 'bin'}:{BIN}:{os.environ['PATH']}",
-        "SSH_LOG": str(tmp_path / "ssh.log"),
-        "PASSWORD_OF_MINE": "open 'sesame' \"$HOME\"\\",
-    }
-    process = begin_program(command, cwd=tmp_path, environment=environment)
-    with watched(process) as seen:
-        key = key_of(process.pid).hex()
-        worker = until(lambda: next((each for each in processes(process.pid) if is_worker(each)), None), "worker")
-        assert worker.environ()["PASSWORD_OF_MINE"] == environment["PASSWORD_OF_MINE"]
-        ended = end(process)
-    assert ended.code == 0, ended
-    assert any(str(job) in line for line in seen)
-    texts = [*seen, ended.output, ended.errors]
+    found = watched_job(where)
+    assert any(str(found.run) in line for line in found.lines)
+    texts = [*found.lines, found.ended.output, found.ended.errors]
     if where == "elsewhere":
-        texts.append((tmp_path / "ssh.log").read_text(encoding="utf-8"))
+        texts.append((found.run.parent / "ssh.log").read_text(encoding="utf-8"))
         assert "no-such-host" in texts[-1]
-    texts += [path.read_text("latin-1") for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    for secret in (key, "sesame"):
+    texts += [path.read_text("latin-1") for path in found.run.rglob("*") if path.is_file()]
+    for secret in (found.key.hex(), SESAME):
         assert not [text for text in texts if secret in text]
-
-
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        return process.cmdline()[1:4] == ["-m", "distrain", "train"]
-    except psutil.Error:
-        return False
 
 
 @pytest.mark.soak

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorflow.core.util import event_pb2
 
 from distrain.log.tensorboard import EventLog, cut
 
@@ -37,6 +39,32 @@ def test_scalars_and_histograms_are_there_under_their_names(tmp_path: Path) -> N
     assert set(accumulator.Tags()["tensors"]) == {"train/loss", "train/learning_rate", "gradients/norm"}
     values = [np.frombuffer(event.tensor_proto.tensor_content, "<f4") for event in accumulator.Tensors("train/loss")]
     assert [float(value[0]) if len(value) else None for value in values] == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(1).standard_normal(1000),
+        np.array([0.1, 0.3, 0.3, 1e9], np.float32),
+        np.array([2.5]),
+        np.full(7, -3.0, np.float32),
+        np.array([-1.0, 1.0]),
+        np.arange(31.0),
+    ],
+)
+def test_a_histogram_is_that_of_tensorboard(tmp_path: Path, values: npt.NDArray[np.floating]) -> None:
+    from tensorboard.plugins.histogram.summary_v2 import histogram_pb  # type: ignore[import-untyped]
+
+    log = EventLog(tmp_path)
+    log.histogram(3, "gradients/norm", values)
+    log.close()
+    (path,) = tmp_path.iterdir()
+    *_, record = tf.data.TFRecordDataset(str(path))
+    (own,) = event_pb2.Event.FromString(record.numpy()).summary.value
+    (expected,) = histogram_pb("gradients/norm", values).value
+    assert own.tag == expected.tag
+    assert own.metadata.SerializeToString() == expected.metadata.SerializeToString()
+    np.testing.assert_array_equal(tf.make_ndarray(own.tensor), tf.make_ndarray(expected.tensor), strict=True)
 
 
 @pytest.mark.parametrize(("step", "left"), [(0, []), (2, [1, 2]), (9, [1, 2, 3, 4])])

@@ -30,7 +30,14 @@ def test_broken_averaging_is_found(tmp_path: Path) -> None:
 
 
 def test_running_mean_after_500_steps_is_the_origins(tmp_path: Path) -> None:
-    job = write_job(tmp_path, train={"batch_size": 4, "epochs": None, "steps": 500})
+    # Nothing is wanted of it but its steps.
+    job = write_job(
+        tmp_path,
+        data={"validation": None},
+        train={"batch_size": 4, "epochs": None, "steps": 500},
+        checkpoint={"every": 500},
+        log={"tensorboard": False},
+    )
     ended = end(in_two_workers("running_mean_500.py", job, tmp_path))
     assert ended.code == 0, ended.errors[-2000:]
     ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]

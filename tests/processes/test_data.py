@@ -12,7 +12,18 @@ import psutil
 import pytest
 
 from tests.data.datasets import FORMATS, pixels
-from tests.processes.worlds import WAYS, begin, end, inspect, records, train, trained, wait_for_record, write_job
+from tests.processes.worlds import (
+    WAYS,
+    begin,
+    difference,
+    end,
+    inspect,
+    records,
+    train,
+    trained,
+    wait_for_record,
+    write_job,
+)
 
 pytestmark = pytest.mark.processes
 
@@ -82,7 +93,7 @@ def test_killed_and_resumed_by_another_number_of_workers_each_example_is_drawn_o
         assert sorted(order[epoch * COUNT : (epoch + 1) * COUNT]) == list(range(COUNT))
 
 
-def test_the_loss_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+def test_loss_and_weights_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     """50 steps in float64, batches of 7 of 23 examples, augmented: neither shares a factor with the workers."""
     job = job_for(
         tmp_path,
@@ -103,6 +114,9 @@ def test_the_loss_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> No
     assert losses[0][-1] < losses[0][0]
     for other in losses[1:]:
         np.testing.assert_allclose(other, losses[0], rtol=1e-10)
+    for way, size in (("launch", 2), ("three", 3)):
+        assert inspect(tmp_path / way)["world_size"] == size
+        assert difference(tmp_path / way, tmp_path / "alone") < 1e-10
 
 
 def _made(path: Path) -> Path:

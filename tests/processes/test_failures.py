@@ -12,6 +12,9 @@ from tests.processes.worlds import Ended, inspect, left_over, records, train, wr
 
 pytestmark = pytest.mark.processes
 
+# None of two workers may wait for the other; alone there is none.
+HARDER = [pytest.param("alone", marks=pytest.mark.soak), "launch"]
+
 # A provider some of whose examples are what `kind` says.
 PROVIDER = """
 import numpy as np
@@ -57,7 +60,7 @@ def test_an_exception_on_one_rank_ends_all(way: str, tmp_path: Path) -> None:
     assert left_over(run) == []
 
 
-@pytest.mark.parametrize("way", ["alone", "launch"])
+@pytest.mark.parametrize("way", HARDER)
 def test_a_bad_example_in_mid_run_saves_the_state(way: str, tmp_path: Path) -> None:
     ended, run = spoilt(tmp_path, way, "class 5", [17])
     assert ended.code == 2, ended
@@ -67,7 +70,7 @@ def test_a_bad_example_in_mid_run_saves_the_state(way: str, tmp_path: Path) -> N
     assert left_over(run) == []
 
 
-@pytest.mark.parametrize("way", ["alone", "launch"])
+@pytest.mark.parametrize("way", HARDER)
 def test_a_step_that_is_not_finite_is_skipped_by_all(way: str, tmp_path: Path) -> None:
     ended, run = spoilt(tmp_path, way, "nan", [17])
     assert ended.code == 0, ended
@@ -77,7 +80,7 @@ def test_a_step_that_is_not_finite_is_skipped_by_all(way: str, tmp_path: Path) -
     assert all(np.isfinite(record["loss"]) for record in records(run, "step"))
 
 
-@pytest.mark.parametrize("way", ["alone", "launch"])
+@pytest.mark.parametrize("way", HARDER)
 def test_too_many_of_them_end_the_run(way: str, tmp_path: Path) -> None:
     ended, run = spoilt(tmp_path, way, "nan", list(range(50)))
     assert ended.code == 3, ended

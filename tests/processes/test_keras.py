@@ -75,6 +75,7 @@ def test_with_its_import_changed_ranks_train_as_one(tmp_path: Path) -> None:
     assert np.linalg.norm(one - two) < 1e-10 * np.linalg.norm(one)
 
 
+@pytest.mark.soak
 def test_with_horovods_own_wrapper_ranks_end_apart(tmp_path: Path) -> None:
     """Why `distrain.keras` is there: Keras 3 calls none of the methods that Horovod's wrapper overrides.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ from tests.processes.worlds import begin_program, end, write_job
 
 pytestmark = pytest.mark.processes
 
+STEPS = 10
 KEYS = ["step", "epoch", "variable"]
 
 
@@ -21,25 +25,34 @@ def _table(run: Path) -> pd.DataFrame:
     return pd.read_parquet(run / "gradients" / "variables").sort_values(["step", "variable"]).reset_index(drop=True)
 
 
+def _trained(folder: Path, workers: int, gradients: Any) -> Path:
+    """The folder of a run of four groups of two examples each: micro-batches of one worker, of two, or four workers."""
+    train = {"batch_size": 8, "epochs": None, "steps": STEPS, "precision": "float64", "accumulate": 4 // workers}
+    data = {"train": {"provider": "circles", "examples": 48, "size": 60}, "validation": None}
+    job = write_job(folder, data=data, train=train, gradients=gradients)
+    command = [sys.executable, "-m", "distrain"]
+    command += [] if workers == 1 else ["launch", "-n", str(workers), "--"]
+    environment = {"HOROVOD_TIMELINE": str(folder / "timeline.json")}
+    command += ["train", str(job), "--run-dir", str(folder / "run")]
+    ended = end(begin_program(command, environment=environment))
+    assert ended.code == 0, ended.errors[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder of a run of so many workers that measures at every step."""
+    return functools.cache(lambda workers: _trained(tmp_path_factory.mktemp(f"of_{workers}"), workers, {"every": 1}))
+
+
 @pytest.mark.parametrize("worlds", [(1, 2), pytest.param((2, 4), marks=pytest.mark.soak)])
-def test_the_same_groups_tell_the_same_in_worlds_of_1_2_and_4(tmp_path: Path, worlds: tuple[int, int]) -> None:
-    """Four groups of two examples each: micro-batches of one worker, of two, or four workers."""
-    tables = []
-    for workers in worlds:
-        train = {"batch_size": 8, "epochs": None, "steps": 6, "precision": "float64", "accumulate": 4 // workers}
-        folder = tmp_path / str(workers)
-        folder.mkdir()
-        job = write_job(folder, data={"train": {"provider": "circles", "examples": 48, "size": 60}}, train=train)
-        command = [sys.executable, "-m", "distrain"]
-        command += [] if workers == 1 else ["launch", "-n", str(workers), "--"]
-        ended = end(begin_program([*command, "train", str(job), "--run-dir", str(folder / "run")]))
-        assert ended.code == 0, ended.errors[-2000:]
-        tables.append(_table(folder / "run"))
-    one = tables[0]
-    assert len(one) == 6 * 17
+def test_the_same_groups_tell_the_same_in_worlds_of_1_2_and_4(
+    worlds: tuple[int, int], measured: Callable[[int], Path]
+) -> None:
+    one, other = (_table(measured(workers) / "run") for workers in worlds)
+    assert len(one) == STEPS * 17
     assert np.isfinite(one.loc[one["step"] > 1].drop(columns=[*KEYS, "noise_scale", "snr"])).all(axis=None)
-    for other in tables[1:]:
-        pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-8, atol=1e-300)
+    pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=1e-8, atol=1e-300)
 
 
 def _collectives(timeline: Path) -> int:
@@ -48,18 +61,10 @@ def _collectives(timeline: Path) -> int:
     return sum(event.get("name") in ("GLOO_ALLREDUCE", "MPI_ALLREDUCE") for event in json.loads(text + "]"))
 
 
-def test_statistics_take_no_collective_more(tmp_path: Path) -> None:
-    counts = {}
-    for name, section in {"off": False, "on": {"every": 1}}.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        job = write_job(
-            folder, gradients=section, data={"validation": None}, train={"batch_size": 8, "epochs": None, "steps": 10}
-        )
-        command = [sys.executable, "-m", "distrain", "launch", "-n", "2", "--", "train", str(job)]
-        environment = {"HOROVOD_TIMELINE": str(folder / "timeline.json")}
-        ended = end(begin_program([*command, "--run-dir", str(folder / "run")], environment=environment))
-        assert ended.code == 0, ended.errors[-2000:]
-        counts[name] = _collectives(folder / "timeline.json")
+def test_statistics_take_no_collective_more(measured: Callable[[int], Path], tmp_path: Path) -> None:
+    with_them, without = (
+        _collectives(folder / "timeline.json") for folder in (measured(2), _trained(tmp_path, 2, False))
+    )
+    assert not (tmp_path / "run" / "gradients").exists()
     # Gradients and vector go as one; what else there is at start and end is the same.
-    assert counts["on"] == counts["off"] >= 10
+    assert with_them == without >= STEPS

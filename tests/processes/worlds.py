@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import yaml
+
+from distrain.cli.inspect import summarise
 
 BIN = Path(sys.prefix) / "bin"
 SECONDS = 240
@@ -111,11 +115,23 @@ def trained(way: str, *arguments: str | Path, cwd: Path | None = None) -> None:
 
 
 def inspect(run: Path) -> dict[str, Any]:
-    """What `distrain inspect --json` says of a run."""
-    command = [*WAYS["alone"], "inspect", str(run), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    """What `distrain inspect --json` says of a run, without another process for it."""
+    return summarise(run)
+
+
+def weights(run: Path) -> npt.NDArray[np.float64]:
+    """All weights of a run's newest checkpoint, one after the other."""
+    import tensorflow as tf
+
+    newest = max((run / "checkpoints").glob("step_*"))
+    reader = tf.train.load_checkpoint(str(newest / "state"))
+    names = sorted(name for name in reader.get_variable_to_shape_map() if name.startswith("weights/"))
+    return np.concatenate([reader.get_tensor(name).ravel() for name in names]).astype(np.float64)
+
+
+def difference(run: Path, other: Path) -> float:
+    """By how much a run's weights differ from another's, as a part of these."""
+    return float(np.linalg.norm(weights(run) - weights(other)) / np.linalg.norm(weights(other)))
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from distrain.step import fingerprint
 from distrain.step.fingerprint import build_fingerprint
 from distrain.world.collectives import AloneCollectives
 
@@ -31,6 +32,9 @@ def _variables(seed: int = 1) -> list[tf.Variable]:
         np.asarray(random.integers(-(2**62), 2**62)),
         random.standard_normal(4).astype(np.float16),
         np.array([1, 2, 3], np.int32),
+        # Of the form of others, which are looked at together.
+        random.standard_normal(5),
+        random.standard_normal((3, 3, 2)).astype(np.float32),
     ]
     return [tf.Variable(array) for array in arrays]
 
@@ -52,8 +56,12 @@ def test_the_same_bits_are_the_same_on_all_ranks() -> None:
     assert own.tolist() == _own(_variables()).tolist()
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_every_single_bit_is_seen_and_told_by_its_variable(number: int) -> None:
+@pytest.mark.parametrize("large", [1, fingerprint.LARGE])
+@pytest.mark.parametrize("number", range(7))
+def test_every_single_bit_is_seen_and_told_by_its_variable(
+    number: int, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "LARGE", large)
     variables = _variables()
     before = _own(variables)
     compare = build_fingerprint(variables, OtherFingerprint(before))

@@ -18,12 +18,18 @@ from tests.support import in_world, make_job
 FORM = {"image_shape": [6, 6, 1], "label_shape": [], "classes": 3, "class_names": ["a", "b", "c"]}
 
 
-def _run(path: Path, steps: tuple[int, ...] = (1, 2, 3), form: dict[str, Any] = FORM, **job: Any) -> RunFolder:
+def _run(
+    path: Path,
+    steps: tuple[int, ...] = (1, 2, 3),
+    form: dict[str, Any] = FORM,
+    best: int | None = 2,
+    **job: Any,
+) -> RunFolder:
     folder = RunFolder(path)
     path.mkdir()
     write_job(folder, resolved(make_job(**job)), {})
     for step in steps:
-        progress = Progress(step=step, best=0.5, best_step=2)
+        progress = Progress(step=step, best=best and 0.5, best_step=best)
         manifest = Manifest(progress, 0, False, 1, 1, "a", "b", "c", examples=form)
         save(folder.checkpoints, manifest, lambda temporary: None)
     return folder
@@ -51,6 +57,11 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
 def test_what_cannot_be_chosen(steps: tuple[int, ...], which: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=words):
         choose(_run(tmp_path / "run", steps), which)
+
+
+def test_a_run_without_a_best_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"run: has no best checkpoint, expected a run with checkpoint\.best"):
+        choose(_run(tmp_path / "run", best=None), "best")
 
 
 def test_a_step_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:

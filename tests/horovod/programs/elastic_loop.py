@@ -17,9 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import horovod.tensorflow as hvd
-import keras
-import tensorflow as tf
+from distrain.world.quick_import import import_tensorflow
+
+import_tensorflow()
+
+import horovod.tensorflow as hvd  # noqa: E402 (TensorFlow comes first, without what it takes half of its time for)
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
 
 
 def single(tensor: Any) -> list[Any]:

@@ -16,8 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import horovod.tensorflow as hvd
-import tensorflow as tf
+from distrain.world.quick_import import import_tensorflow
+
+import_tensorflow()
+
+import horovod.tensorflow as hvd  # noqa: E402 (TensorFlow comes first, without what it takes half of its time for)
+import tensorflow as tf  # noqa: E402
 
 KILLED_AT, STEPS = 5, 10
 SMALL, LARGE = 1000, 16_000_000  # numbers in a tensor: at once, and some tenths of a second

@@ -8,14 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-import distrain.keras as hvd
 from distrain.errors import BadInput, RunFailed
-from distrain.keras.replica import random_states
+from distrain.world.quick_import import import_tensorflow
+
+import_tensorflow()
+
+import keras  # noqa: E402 (TensorFlow comes first, without what it takes half of its time for)
+import tensorflow as tf  # noqa: E402
+
+import distrain.keras as hvd  # noqa: E402
+from distrain.keras.replica import random_states  # noqa: E402
 
 Weights = list[npt.NDArray[Any]]
 OUTPUT = Path(sys.argv[1])
