@@ -19,7 +19,8 @@ from distrain.errors import RunFailed
 from distrain.job.schema import Job
 from distrain.model.build import Trained, build, build_optimizer
 from distrain.model.portable import has_own_layers, portable
-from distrain.step.train_step import FLAGS, crop_labels
+from distrain.step.settlement import FLAGS
+from distrain.step.train_step import crop_labels
 from distrain.train.opening import Request
 from distrain.train.parts import build_step
 from distrain.train.run import Kept, begin

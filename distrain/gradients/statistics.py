@@ -92,7 +92,9 @@ class GradientStatistics:
         squares = sums_of_squares(gradients)
         pairs = [Gradient(gradient, one) for gradient in gradients]
         due = self.due()
-        return told(self.advance(pairs, squares, contribution, examples, optimize=optimize or (lambda: None)), due)
+        return where_measured(
+            self.advance(pairs, squares, contribution, examples, optimize=optimize or (lambda: None)), due
+        )
 
     def advance(
         self,
@@ -107,7 +109,7 @@ class GradientStatistics:
         """`update` for gradients that are not divided yet, with their squares [variables] at hand.
 
         Weights are updated in the same pass where `momenta` are given, else by `optimize`. Returns the moments, zeros
-        where they were not due; `told` leaves those out.
+        where they were not due; `where_measured` leaves those out.
         """
         mean, due = self.running_mean, self.due()
         plan = mean.plan()
@@ -188,7 +190,7 @@ def group_contribution(sums: Sequence[tf.Tensor], examples: tf.Tensor, due: tf.T
     )
 
 
-def told(moments: tf.Tensor, measured: tf.Tensor) -> tf.Tensor:
+def where_measured(moments: tf.Tensor, measured: tf.Tensor) -> tf.Tensor:
     """The moments of a step that was measured, [0, variables] of one that was not."""
     return moments[: tf.where(measured, len(ROWS), 0)]
 

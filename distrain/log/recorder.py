@@ -28,7 +28,7 @@ from distrain.log.live import Live
 from distrain.log.records import IN_STEPS, RecordLog
 from distrain.log.tensorboard import SECONDS, EventLog
 from distrain.log.tracking import Tracking
-from distrain.step.train_step import BAD, StepResult
+from distrain.step.settlement import BAD, StepResult
 
 
 class Recorder:

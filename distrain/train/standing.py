@@ -15,7 +15,7 @@ import numpy as np
 
 from distrain.checkpoint.store import Progress
 from distrain.data.order import Batch
-from distrain.step.train_step import StepResult
+from distrain.step.settlement import StepResult
 
 
 @dataclass(frozen=True)

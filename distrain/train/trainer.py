@@ -18,7 +18,8 @@ from distrain.errors import BadInput, Diverged, RunEnds, WorldChanged
 from distrain.job.duration import Cursor
 from distrain.job.schema import Job
 from distrain.log.recorder import Recorder
-from distrain.step.train_step import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, TrainStep, measured_of
+from distrain.step.settlement import BAD, FAILED, FLAGS, RESIZE, SAVE, STOP, StepResult, measured_of
+from distrain.step.train_step import TrainStep
 from distrain.train.saving import Saving
 from distrain.train.schedule import Schedule
 from distrain.train.standing import Done

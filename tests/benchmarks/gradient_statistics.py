@@ -45,7 +45,8 @@ from distrain.gradients.statistics import Contribution, GradientStatistics
 from distrain.job.load import check_job
 from distrain.kernels import compiled
 from distrain.model.build import Trained, build
-from distrain.step.train_step import FLAGS, build_train_step
+from distrain.step.settlement import FLAGS
+from distrain.step.train_step import build_train_step
 from distrain.world.collectives import AloneCollectives, Collectives, HorovodCollectives
 from distrain.world.devices import prepare
 from distrain.world.start import start

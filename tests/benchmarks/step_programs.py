@@ -23,7 +23,8 @@ from distrain.data.select import select
 from distrain.gradients.statistics import GradientStatistics
 from distrain.kernels import compiled
 from distrain.model.build import Trained, build
-from distrain.step.train_step import FLAGS, build_train_step, crop_labels
+from distrain.step.settlement import FLAGS
+from distrain.step.train_step import build_train_step, crop_labels
 from distrain.train.parts import make_statistics
 from distrain.world.collectives import AloneCollectives
 from distrain.world.devices import prepare, uses_gpu

@@ -31,7 +31,7 @@ from distrain.log.folder import RunFolder
 from distrain.log.gradient_table import GradientTable
 from distrain.log.recorder import Pace, Recorder
 from distrain.log.records import IN_STEPS, read
-from distrain.step.train_step import FLAGS, StepResult
+from distrain.step.settlement import FLAGS, StepResult
 from distrain.train.saving import Saving
 from distrain.train.schedule import Schedule
 from distrain.train.watch import Watch

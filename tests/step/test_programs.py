@@ -12,7 +12,8 @@ from distrain.checkpoint.state import ReplicaState
 from distrain.data.provider import ExampleSpec
 from distrain.gradients.statistics import GradientStatistics
 from distrain.model.loss_scale import part_of
-from distrain.step.train_step import FLAGS, StepResult, build_train_step, measured_of
+from distrain.step.settlement import FLAGS, StepResult, measured_of
+from distrain.step.train_step import build_train_step
 from distrain.world.collectives import AloneCollectives
 from distrain.world.topology import World
 from tests.ranks import ThreadCollectives, on_all, world_of

@@ -14,7 +14,8 @@ import tensorflow as tf
 from distrain.checkpoint.state import ReplicaState
 from distrain.gradients.statistics import GradientStatistics
 from distrain.model.loss_scale import FIRST, GROWTH_STEPS, LEAST, MOST, LossScale, part_of
-from distrain.step.train_step import FAILED, FLAGS, StepResult, build_train_step, measured_of
+from distrain.step.settlement import FAILED, FLAGS, StepResult, measured_of
+from distrain.step.train_step import build_train_step
 from distrain.world.collectives import AloneCollectives
 from distrain.world.topology import World
 from tests.ranks import ThreadCollectives, on_all, world_of

@@ -15,17 +15,8 @@ import tensorflow as tf
 from distrain.data import pool
 from distrain.gradients.statistics import GradientStatistics
 from distrain.model.build import Trained
-from distrain.step.train_step import (
-    FAILED,
-    FLAGS,
-    SAVE,
-    STOP,
-    StepResult,
-    TrainStep,
-    as_tensor,
-    build_train_step,
-    measured_of,
-)
+from distrain.step.settlement import FAILED, FLAGS, SAVE, STOP, StepResult, measured_of
+from distrain.step.train_step import TrainStep, as_tensor, build_train_step
 from distrain.world.collectives import AloneCollectives, Collectives
 from distrain.world.topology import World
 from tests.small_models import SPEC, Arrays, OtherRank, bits, make_examples, make_trained, values

@@ -10,7 +10,7 @@ import pytest
 
 from distrain.checkpoint.store import Progress
 from distrain.data.order import Batch
-from distrain.step.train_step import StepResult
+from distrain.step.settlement import StepResult
 from distrain.train.standing import Done, described, foremost, taken_over
 
 RESULT = StepResult(

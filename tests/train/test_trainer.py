@@ -12,7 +12,7 @@ from distrain.checkpoint.store import Progress
 from distrain.data.batches import LocalBatch
 from distrain.data.order import Batch
 from distrain.errors import BadInput, Diverged
-from distrain.step.train_step import BAD, FLAGS, StepResult
+from distrain.step.settlement import BAD, FLAGS, StepResult
 from distrain.train.trainer import advanced, beyond_limits
 from tests.support import make_job
 
